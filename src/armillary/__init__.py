@@ -1,0 +1,81 @@
+"""armillary: take a language model's activations apart and understand the parts.
+
+Everything public is a name of this module. Importing it loads neither torch nor transformers: a name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from armillary.core.activations import Harvest as Harvest
+    from armillary.core.activations import open as open
+    from armillary.core.artifact import load as load
+    from armillary.core.codes import Codes as Codes
+    from armillary.core.decomposition import Decomposition as Decomposition
+    from armillary.core.dictionary import Dictionary as Dictionary
+    from armillary.core.dictionary import Feature as Feature
+    from armillary.core.method import Labelled as Labelled
+    from armillary.core.method import Method as Method
+    from armillary.core.method import fit_many as fit_many
+    from armillary.core.report import Estimate as Estimate
+    from armillary.core.report import Report as Report
+    from armillary.core.site import Site as Site
+    from armillary.core.study import Subject as Subject
+    from armillary.core.tokens import Document as Document
+    from armillary.core.tokens import Tokens as Tokens
+    from armillary.lm.harvest import harvest as harvest
+    from armillary.lm.model import LanguageModel as LanguageModel
+    from armillary.methods.diffmeans import DiffMeans as DiffMeans
+    from armillary.methods.ica import ICA as ICA
+    from armillary.methods.kmeans import KMeans as KMeans
+    from armillary.methods.pca import PCA as PCA
+    from armillary.methods.probe import Probe as Probe
+    from armillary.methods.sae.topk import TopKSAE as TopKSAE
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Codes": "core.codes",
+    "Decomposition": "core.decomposition",
+    "Dictionary": "core.dictionary",
+    "DiffMeans": "methods.diffmeans",
+    "Document": "core.tokens",
+    "Estimate": "core.report",
+    "Feature": "core.dictionary",
+    "Harvest": "core.activations",
+    "ICA": "methods.ica",
+    "KMeans": "methods.kmeans",
+    "Labelled": "core.method",
+    "LanguageModel": "lm.model",
+    "Method": "core.method",
+    "PCA": "methods.pca",
+    "Probe": "methods.probe",
+    "Report": "core.report",
+    "Site": "core.site",
+    "Subject": "core.study",
+    "Tokens": "core.tokens",
+    "TopKSAE": "methods.sae.topk",
+    "fit_many": "core.method",
+    "harvest": "lm.harvest",
+    "load": "core.artifact",
+    "open": "core.activations",
+}
+_MODULES = ("errors", "inspect", "studies")
+
+__all__ = sorted([*_HOME, *_MODULES])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"armillary.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"armillary.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'armillary' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

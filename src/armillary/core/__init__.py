@@ -1,0 +1,1 @@
+"""The nouns of armillary. Knows no method, no study and no model library."""

@@ -1,0 +1,232 @@
+"""Artifacts: a folder with manifest.json and weights.safetensors (and log.jsonl). Hashed, written atomically, never a pickle.
+
+Frozen dataclasses of tensors, numbers, texts and other such values are taken apart into JSON and named tensors; `CLASSES` is the only
+way back to a class, so a file can name nothing that is not listed here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import importlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from armillary.errors import CorruptFileError, DiskFullError, InputError, MismatchError, OutputExistsError, nearest
+
+if TYPE_CHECKING:
+    from armillary.core.decomposition import Decomposition
+
+#: Raised when the layout changes in a way that older readers cannot follow.
+SCHEMA = 1
+MANIFEST, WEIGHTS, LOG = "manifest.json", "weights.safetensors", "log.jsonl"
+
+#: The classes an artifact may hold, and the modules they live in.
+CLASSES: dict[str, str] = {
+    "Decomposition": "armillary.core.decomposition",
+    "Dictionary": "armillary.core.dictionary",
+    "GradientPursuitEncoder": "armillary.core.pursuit",
+    "LinearEncoder": "armillary.core.encoders",
+    "MappedEncoder": "armillary.core.encoders",
+    "NNLSEncoder": "armillary.core.pursuit",
+    "NearestEncoder": "armillary.core.encoders",
+    "NullEncoder": "armillary.core.encoders",
+    "OrthogonalPursuitEncoder": "armillary.core.pursuit",
+    "Site": "armillary.core.site",
+    "Source": "armillary.core.site",
+    "SubsetEncoder": "armillary.core.encoders",
+    "TopKEncoder": "armillary.methods.sae.encoders",
+}
+
+
+def save(value: Any, path: str | os.PathLike[str], *, log: list[dict[str, Any]] | None = None) -> Path:
+    """Write a value of one of `CLASSES` as a folder that appears whole or not at all.
+
+    Args:
+        value: for instance a Decomposition.
+        path: a folder that does not exist yet or is empty.
+        log: lines for log.jsonl, such as the training curve.
+
+    Raises:
+        OutputExistsError: the folder holds something already.
+        DiskFullError: nothing is left behind in that case.
+    """
+    target = Path(path)
+    refuse_existing(target)
+    scratch = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
+    try:
+        with writing(scratch):
+            scratch.mkdir(parents=True)
+            _write_folder(scratch, value, log or [])
+            if target.exists():
+                target.rmdir()
+            os.replace(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _write_folder(folder: Path, value: Any, log: list[dict[str, Any]]) -> None:
+    tensors: dict[str, Tensor] = {}
+    tree = take_apart(value, tensors)
+    safetensors.torch.save_file(tensors, folder / WEIGHTS)
+    manifest = {"schema": SCHEMA, "value": tree, "sha256": {WEIGHTS: file_sha256(folder / WEIGHTS)}}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    if log:
+        (folder / LOG).write_text("".join(json.dumps(line) + "\n" for line in log))
+
+
+def load(path: str | os.PathLike[str]) -> Decomposition:
+    """Read what `save` wrote, bit for bit.
+
+    Raises:
+        InputError: the folder does not exist or holds no artifact.
+        CorruptFileError: the weights are not the bytes that were written.
+        MismatchError: a schema newer than this version knows.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    weights = folder / WEIGHTS
+    if not weights.is_file() or file_sha256(weights) != manifest["sha256"][WEIGHTS]:
+        raise CorruptFileError(f"{weights} is missing or its checksum differs from the manifest's; fit again or restore the file")
+    value: Decomposition = put_together(manifest["value"], safetensors.torch.load_file(weights))
+    return value
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an artifact folder, its schema checked."""
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"no artifact at '{folder}'{_near_path(folder)}: expected a folder with {MANIFEST}")
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    except ValueError:
+        raise CorruptFileError(f"{folder / MANIFEST} is not valid JSON; it was cut short or edited") from None
+    if "value" not in manifest:
+        raise MismatchError(f"'{folder}' is not a fitted decomposition; a folder written by `armillary fit` or `fit.save` is needed")
+    if manifest.get("schema", 0) > SCHEMA:
+        raise MismatchError(f"'{folder}' has schema {manifest['schema']}, this version reads up to {SCHEMA}; upgrade armillary")
+    return manifest
+
+
+def _near_path(path: Path) -> str:
+    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = nearest(path.name, siblings, n=1)
+    return f" (did you mean '{path.parent / close[0]}'?)" if close else ""
+
+
+# ---------------------------------------------------------------- values to JSON and tensors, and back
+
+
+def take_apart(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
+    """JSON of a value; its tensors go into `tensors` under dotted names."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().contiguous().cpu().clone()
+        return {"tensor": name}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = type(value).__name__
+        if kind not in CLASSES:
+            raise InputError(f"{kind} cannot be saved: it is not in armillary.core.artifact.CLASSES")
+        fields = {f.name: take_apart(getattr(value, f.name), tensors, f"{name}.{f.name}".lstrip(".")) for f in dataclasses.fields(value)}
+        return {"class": kind, "fields": fields}
+    if isinstance(value, Mapping):
+        return {"map": {str(key): take_apart(item, tensors, f"{name}.{key}".lstrip(".")) for key, item in value.items()}}
+    if isinstance(value, tuple | list):
+        return {"list": [take_apart(item, tensors, f"{name}.{i}".lstrip(".")) for i, item in enumerate(value)]}
+    return value
+
+
+def put_together(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `take_apart`; lists come back as tuples."""
+    if not isinstance(tree, dict):
+        return tree
+    if "tensor" in tree:
+        return tensors[tree["tensor"]]
+    if "map" in tree:
+        return {key: put_together(item, tensors) for key, item in tree["map"].items()}
+    if "list" in tree:
+        return tuple(put_together(item, tensors) for item in tree["list"])
+    if tree["class"] not in CLASSES:
+        raise MismatchError(f"the artifact holds a {tree['class']!r}, which this version does not know; upgrade armillary")
+    kind = getattr(importlib.import_module(CLASSES[tree["class"]]), tree["class"])
+    return kind(**{key: put_together(item, tensors) for key, item in tree["fields"].items()})
+
+
+# ---------------------------------------------------------------- files
+
+
+class writing:
+    """Context in which a full disk becomes a `DiskFullError` that names the path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        text = str(error)
+        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if is_full or (isinstance(error, SafetensorError) and "No space left" in text):
+            raise DiskFullError(f"the disk is full: '{self.path}' could not be written; what was finished before is intact") from None
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise `OutputExistsError` where `path` is a file or a folder that is not empty."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        fresh = next(f"{path}-{i}" for i in range(2, 10_000) if not Path(f"{path}-{i}").exists())
+        raise OutputExistsError(f"output '{path}' exists and is not empty; nothing was overwritten. Try --out '{fresh}'")
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all, and survives a power cut once this returns."""
+    scratch = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        with open(scratch, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+#: A consumer's state: tensors, and anything JSON can hold.
+State = Mapping[str, Any]
+
+
+def write_state(path: Path, state: State) -> None:
+    """One atomic file with a consumer's (nested) state; JSON lies in the header, tensors behind it."""
+    tensors: dict[str, Tensor] = {}
+    tree = take_apart(state, tensors)
+    if not tensors:
+        tensors["_"] = torch.zeros(0)
+    write_atomic(path, safetensors.torch.save(tensors, metadata={"tree": json.dumps(tree)}))
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The inverse of `write_state`.
+
+    Raises:
+        CorruptFileError: the file is cut short or is something else.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            tree = json.loads(file.metadata()["tree"])
+            state: dict[str, Any] = put_together(tree, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CorruptFileError(f"checkpoint {path} cannot be read ({error}); delete it to start again") from None
+    return state

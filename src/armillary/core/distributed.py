@@ -1,0 +1,44 @@
+"""Ranks: thin, safe-when-alone wrappers of torch.distributed, which torchrun sets up."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def start() -> None:
+    """Join the process group when started by torchrun (gloo on CPU, NCCL on GPU); does nothing otherwise or when joined already."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not is_on():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def is_on() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    return dist.get_rank() if is_on() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if is_on() else 1
+
+
+def sum_(*tensors: Tensor) -> None:
+    """Replace each tensor by its sum over all ranks, in place."""
+    if is_on():
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
+def gather(value: Any) -> list[Any]:
+    """Every rank's value, in rank order; [value] when alone."""
+    if not is_on():
+        return [value]
+    found: list[Any] = [None] * world()
+    dist.all_gather_object(found, value)
+    return found

@@ -1,0 +1,117 @@
+"""Model: what studies ask of a language model, and Edit: a change of its activations on the way.
+
+Letters: B sequences, T positions, D width of a site, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, final, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from armillary.core.rows import Rows
+from armillary.core.site import Site
+from armillary.core.tokens import Document, Tokens
+
+#: What a model reads: texts, documents with names and labels, or tokens already.
+Texts = str | Sequence[str] | Iterable[Document]
+
+
+@dataclass(frozen=True)
+class At:
+    """Where an edit finds itself, made by the model and right under padding and caching.
+
+    Args:
+        where: [B, T] bool, real tokens (padding is False).
+        position: [B, T] int64 position in the sequence.
+        row: [B, T] int64 index of the token in the Tokens given; -1 for generated tokens.
+        generated: [B, T] bool, tokens the model wrote itself.
+        read: the value [B, T, D] at another site of the same pass, one of the edit's `reads`.
+    """
+
+    where: Tensor
+    position: Tensor
+    row: Tensor
+    generated: Tensor
+    read: Callable[[Site], Tensor]
+
+
+#: Chooses tokens [B, T] among those of `At`.
+Where = Callable[[At], Tensor]
+
+
+class Edit(ABC):
+    """A pure, differentiable change of one site. Subclasses are frozen dataclasses with a `site` and a `where`.
+
+    Only `apply` (and `reads`) is overridden; calling an edit applies it to the chosen tokens and leaves the others bit for bit.
+    """
+
+    site: Site
+    where: Where | None
+
+    @property
+    def writes(self) -> Site:
+        """The site whose value the edit replaces."""
+        return self.site
+
+    @property
+    def reads(self) -> tuple[Site, ...]:
+        """Sites other than `writes` whose values the edit needs; they must come earlier in the forward pass."""
+        return ()
+
+    @abstractmethod
+    def apply(self, x: Tensor, at: At) -> Tensor:
+        """The new value [B, T, D] of every token, chosen or not."""
+
+    @final
+    def __call__(self, x: Tensor, at: At) -> Tensor:
+        """The site's value with the chosen tokens changed, in x's dtype."""
+        chosen = at.where if self.where is None else at.where & self.where(at)
+        return torch.where(chosen[..., None], self.apply(x, at).to(x.dtype), x)
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A language model as studies see it; `armillary.LanguageModel` is the one that ships."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def revision(self) -> str:
+        """A commit or a hash of the weights: equal exactly when the weights are."""
+        ...
+
+    @property
+    def n_layers(self) -> int: ...
+
+    @property
+    def has_logits(self) -> bool:
+        """False for encoder-only models; then whatever needs logits raises `CapabilityError`."""
+        ...
+
+    def tokenize(self, texts: Texts) -> Tokens: ...
+
+    def capture(self, tokens: Tokens, sites: Sequence[Site], *, edits: Sequence[Edit] = ()) -> dict[Site, Tensor]:
+        """{site: [B, T, D]}, aligned with `tokens.padded()`."""
+        ...
+
+    def logits(self, tokens: Tokens, *, edits: Sequence[Edit] = ()) -> Tensor:
+        """[B, T, V] next-token logits, aligned with `tokens.padded()`."""
+        ...
+
+    def unembed(self, direction: Tensor) -> Tensor:
+        """[..., V] logits of residual-stream vectors [..., D] through the model's own final norm."""
+        ...
+
+    def vocabulary(self) -> list[str]:
+        """V strings, the text of every token id."""
+        ...
+
+    def rows(self, texts: Texts, site: Site | str) -> Rows:
+        """A live stream of the site's rows."""
+        ...

@@ -1,0 +1,196 @@
+"""Estimate and Report: no study returns a bare float.
+
+An Estimate has an interval, a null (what chance or doing nothing gives) and a ceiling (what the best could give); a Report is a study's
+whole answer and draws itself in a terminal, as one HTML file, as JSON and as Markdown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from armillary.core.artifact import refuse_existing, write_atomic
+from armillary.core.statistics import Units, paired_difference
+from armillary.errors import InputError, unknown
+
+Better = Literal["higher", "lower", "neither"]
+#: Version of the JSON form of a report.
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with what is needed to read it.
+
+    Args:
+        value: the number, or None with a `reason`.
+        low, high: ends of the 95 % interval, or None where none can be given.
+        n: how many observations (tokens, features) went in.
+        null: what chance, or doing nothing, gives.
+        ceiling: what the best possible would give.
+        p, q: p-value against the null, and after false-discovery control, where a test was made.
+        better: which way is good.
+        unit: "nats", "tokens", "" for a pure number.
+        reason: why there is no value.
+        units: sums per unit, for pairing; not written to JSON.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    null: float | None = None
+    ceiling: float | None = None
+    p: float | None = None
+    q: float | None = None
+    better: Better = "neither"
+    unit: str = ""
+    reason: str = ""
+    units: Units | None = field(default=None, repr=False, compare=False)
+
+    @staticmethod
+    def missing(reason: str, *, better: Better = "neither", unit: str = "") -> Estimate:
+        """An estimate that could not be made."""
+        return Estimate(None, reason=reason, better=better, unit=unit)
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"not available ({self.reason})"
+        interval = "" if self.low is None or self.high is None else f" [{number(self.low)}, {number(self.high)}]"
+        return f"{number(self.value)}{interval}{f' {self.unit}' if self.unit else ''}"
+
+    def to_json(self) -> dict[str, Any]:
+        names = ("value", "low", "high", "n", "null", "ceiling", "p", "q", "better", "unit", "reason")
+        return {name: _plain(getattr(self, name)) for name in names}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A study's answer.
+
+    Args:
+        title: the study and its subject.
+        estimates: by name, most important first.
+        tables: by name: columns of equal length; per-feature results are columns here.
+        figures: by name: a plotly figure as plain JSON, {"data": [...], "layout": {...}}.
+        notes: how the numbers were made, in a line each.
+        warnings: what the reader must know.
+        provenance: subjects, data, settings, versions.
+        seconds: how long it took.
+    """
+
+    title: str
+    estimates: Mapping[str, Estimate] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
+    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def __getitem__(self, name: str) -> Estimate:
+        if name not in self.estimates:
+            raise unknown("estimate", name, self.estimates)
+        return self.estimates[name]
+
+    def __rich__(self) -> Any:
+        from armillary.core.render import report_table
+
+        return report_table(self)
+
+    def _repr_html_(self) -> str:
+        from armillary.core.render import report_section
+
+        return report_section(self)
+
+    def show(self) -> None:
+        """Draw the report in the terminal."""
+        from rich.console import Console
+
+        Console().print(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON with the schema's version."""
+        return {
+            "schema": SCHEMA,
+            "title": self.title,
+            "estimates": {name: estimate.to_json() for name, estimate in self.estimates.items()},
+            "tables": {name: {key: [_plain(v) for v in column] for key, column in table.items()} for name, table in self.tables.items()},
+            "figures": dict(self.figures),
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+            "provenance": dict(self.provenance),
+            "seconds": self.seconds,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write .html (one self-contained file), .json or .md.
+
+        Raises:
+            InputError: another extension.
+            OutputExistsError: the file exists.
+        """
+        from armillary.core import render
+
+        target = Path(path)
+        writers = {
+            ".html": render.report_page,
+            ".md": render.report_markdown,
+            ".json": lambda report: json.dumps(report.to_json(), indent=1),
+        }
+        if target.suffix not in writers:
+            raise InputError(f"a report is written as .html, .json or .md, got '{target.name}'; try '{target.with_suffix('.html').name}'")
+        refuse_existing(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, writers[target.suffix](self).encode())
+        return target
+
+    def compare(self, others: Sequence[Report]) -> Report:
+        """This report's estimates minus each other's, paired on their units; an interval that holds 0 is called not distinguishable."""
+        rows: dict[str, list[Any]] = {name: [] for name in ("estimate", "against", "difference", "low", "high", "verdict")}
+        for other in others:
+            for name in [name for name in self.estimates if name in other.estimates]:
+                for key, cell in zip(rows, _comparison(name, self[name], other[name], other.title), strict=True):
+                    rows[key].append(cell)
+        return Report(f"{self.title} compared", tables={"differences": rows}, provenance=self.provenance)
+
+
+def _comparison(name: str, ours: Estimate, theirs: Estimate, against: str) -> tuple[Any, ...]:
+    """One row of a comparison: difference, its interval and a verdict."""
+    if ours.value is None or theirs.value is None:
+        return name, against, None, None, None, "not available"
+    if ours.units is None or theirs.units is None:
+        return name, against, ours.value - theirs.value, None, None, "no units to pair on"
+    value, low, high = paired_difference(ours.units, theirs.units)
+    if low <= 0 <= high:
+        return name, against, value, low, high, "not distinguishable"
+    is_good = (value > 0) == (ours.better == "higher")
+    return name, against, value, low, high, "different" if ours.better == "neither" else ("better" if is_good else "worse")
+
+
+def number(value: float | None) -> str:
+    """A number as people read it: four significant digits, thousands marked, exponents only where needed."""
+    if value is None:
+        return "–"
+    if not np.isfinite(value):
+        return str(value)
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def _plain(value: Any) -> Any:
+    """A number or text that JSON can hold (no NaN)."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def with_seconds(report: Report, seconds: float) -> Report:
+    return replace(report, seconds=seconds)

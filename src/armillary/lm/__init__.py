@@ -1,0 +1,1 @@
+"""Language models: where a site lies in each architecture, capture, logits and generation with edits."""
