@@ -1,0 +1,341 @@
+"""The activation store: rows of one or more sites on disk, with the tokens they belong to.
+
+    manifest.json                    model, sites, dtype, token policy, finished shards; each file's size and sha256 (`manifest.Manifest`)
+    shards/00000.<site>.safetensors  "rows" [N, D] in bf16, fp32, fp16, or int8 with "scale" [N] float32 (x = rows * scale)
+    tokens.safetensors               `Tokens`, once for all sites: "ids", "document", "position" [n] and "span" [n, 2] int64, "is_special",
+                                     "is_row" [n] bool, "starts" [B + 1] int64; and "line_end" [documents] int64, bytes into
+    documents.jsonl                  one text per line: text, name, labels, sha256
+
+While a store is being written each shard has tokens and documents of its own beside its rows (shards/00000.tokens.safetensors,
+shards/00000.documents.jsonl). Every file is written under another name, flushed and renamed, and listed in the manifest after that, so
+what the manifest lists is whole at any moment and everything else is a leftover. Row i of every site is the i-th token with is_row.
+
+Letters: n tokens, N rows, D width.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import cached_property
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any, final, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from armillary.core.manifest import Manifest, read_manifest
+from armillary.core.prefetch import prefetch
+from armillary.core.rows import Batch, Layout, Permutation
+from armillary.core.rows import width as total_width
+from armillary.core.shards import as_tensor, check_bytes, check_size, decode, read_columns, take
+from armillary.core.shuffle import BlockPermutation
+from armillary.core.site import Site, Source
+from armillary.core.store_writer import PER_TOKEN, token_pieces
+from armillary.core.tokens import Document, Tokens
+from armillary.errors import InputError, unknown
+
+#: Rows that are fetched from disk together, in bytes; about three such groups are alive at a time.
+GROUP_BYTES = 16 << 20
+#: Rows that lie together on disk where a store is too large to shuffle row by row, in bytes.
+BLOCK_BYTES = 1 << 20
+_DOCUMENTS_KEPT = 64
+
+
+def open(path: str | os.PathLike[str], *, memory_budget: int | None = None) -> Harvest:
+    """Open a store, finished or not.
+
+    Args:
+        path: the folder `harvest` wrote.
+        memory_budget: bytes up to which a store is shuffled row by row (the operating system caches it); a larger one goes through a
+            buffer of a quarter of this. None is half of the machine's memory.
+
+    Raises:
+        InputError: there is no store.
+        MismatchError: the folder belongs to something else or to a newer version.
+        CorruptFileError: a file is missing or has another length than was written; it is named.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    for entry in manifest.files:
+        check_size(folder, entry)
+    return Harvest(folder, manifest, half_of_memory() if memory_budget is None else memory_budget)
+
+
+def half_of_memory() -> int:
+    """Half of the machine's memory in bytes. Not of what is free: the order of rows must not change with what else is running."""
+    import psutil
+
+    return int(psutil.virtual_memory().total) // 2
+
+
+@final
+class Harvest(Mapping[Site, "StoredRows"]):
+    """An open store: a mapping from sites to their rows.
+
+    Index it with a Site, with any spelling of one, or with a list of either for their columns side by side.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, memory_budget: int) -> None:
+        self.path, self.manifest, self.memory_budget = path, manifest, memory_budget
+        self.sites: tuple[Site, ...] = manifest.site_list()
+
+    @overload
+    def __getitem__(self, key: Site | str) -> StoredRows: ...
+    @overload
+    def __getitem__(self, key: list[Site] | list[str]) -> StoredRows: ...
+    def __getitem__(self, key: Site | str | list[Site] | list[str]) -> StoredRows:
+        keys = key if isinstance(key, list) else [key]
+        return StoredRows(self, [self._find(one) for one in keys])
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, Site | str) and Site.parse(key).resolved(self.manifest.model.n_layers) in self.sites
+
+    def _find(self, key: Site | str) -> int:
+        site = Site.parse(key).resolved(self.manifest.model.n_layers)
+        if site not in self.sites:
+            raise unknown(f"site in '{self.path}':", key, map(str, self.sites))
+        return self.sites.index(site)
+
+    def __repr__(self) -> str:
+        sites = ", ".join(map(str, self.sites))
+        state = "" if self.is_complete else ", not complete"
+        return f"Harvest('{self.path}': {self.n_rows:,} rows of {self.manifest.model.name} at {sites}, {self.manifest.dtype}{state})"
+
+    def __rich__(self) -> Any:
+        from rich.table import Table
+
+        table = Table("site", "width", "rows", "on disk", title=f"{self.path}  ({self.manifest.model.name}, {self.manifest.dtype})")
+        for i, entry in enumerate(self.manifest.sites):
+            size = sum(shard.rows[i].bytes for shard in self.manifest.shards)
+            table.add_row(entry.site, f"{entry.width:,}", f"{self.n_rows:,}", f"{size / 1e6:,.1f} MB")
+        return table
+
+    @property
+    def n_rows(self) -> int:
+        return self.manifest.n_rows
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the harvest came to its end."""
+        return self.manifest.complete
+
+    @property
+    def text_sha256(self) -> str:
+        """Fingerprint of all texts in their order."""
+        return self.manifest.shards[-1].text_sha256 if self.manifest.shards else ""
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The tokens of all rows; memory-mapped where the store is complete, so only what is touched is read."""
+        arrays: dict[str, Any] = {name: self._token_array(name) for name in (*PER_TOKEN, "starts")}
+        return Tokens(**arrays, documents=self.documents)
+
+    @cached_property
+    def documents(self) -> Sequence[Document]:
+        """The texts, read from disk one by one."""
+        if self.manifest.documents is not None:
+            return StoredDocuments(self.path / self.manifest.documents.name, self._joined["line_end"])
+        entries = [shard.documents for shard in self.manifest.shards if shard.documents is not None]
+        return [_document(line) for entry in entries for line in (self.path / entry.name).read_bytes().splitlines()]
+
+    @cached_property
+    def _joined(self) -> dict[str, NDArray[Any]]:
+        assert self.manifest.tokens is not None
+        return read_columns(self.path / self.manifest.tokens.name)
+
+    def _token_array(self, name: str) -> NDArray[Any]:
+        if self.manifest.tokens is not None:
+            return self._joined[name]
+        files = [shard.tokens for shard in self.manifest.shards if shard.tokens is not None]
+        return np.concatenate(list(token_pieces(self.path, files, name)))
+
+    def verify(self) -> int:
+        """Compare every file with its checksum; the number of bytes that were read.
+
+        Raises:
+            CorruptFileError: names the first file whose bytes are not the ones that were written.
+        """
+        for entry in self.manifest.files:
+            check_bytes(self.path, entry)
+        return sum(entry.bytes for entry in self.manifest.files)
+
+
+@final
+class StoredRows:
+    """Rows of one site, or of several side by side; satisfies `core.rows.Rows`.
+
+    Args:
+        harvest: the open store.
+        columns: which of its sites, from left to right.
+    """
+
+    def __init__(self, harvest: Harvest, columns: Sequence[int]) -> None:
+        self._harvest, self._columns = harvest, columns
+        self._ends = np.cumsum([shard.n_rows for shard in harvest.manifest.shards], dtype=np.int64)
+        self._row_bytes = total_width(self.layout) * {"fp32": 4, "int8": 4}.get(harvest.manifest.dtype, 2)
+
+    def __repr__(self) -> str:
+        sites = ", ".join(str(source.site) for source, _ in self.layout if source is not None)
+        return f"StoredRows({self.n_rows:,} x {total_width(self.layout)}, {self._harvest.manifest.dtype}, {sites})"
+
+    @property
+    def layout(self) -> Layout:
+        manifest = self._harvest.manifest
+        entries = [manifest.sites[i] for i in self._columns]
+        return tuple((Source(manifest.model.name, manifest.model.revision, Site.parse(e.site)), e.width) for e in entries)
+
+    @property
+    def n_rows(self) -> int:
+        return self._harvest.n_rows
+
+    @property
+    def tokens(self) -> Tokens:
+        return self._harvest.tokens
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """Where the rows come from, for the provenance of what is made from them."""
+        manifest = self._harvest.manifest
+        return {
+            "store": str(self._harvest.path.absolute()),
+            "text_sha256": self._harvest.text_sha256,
+            "policy": manifest.policy,
+            "dtype": manifest.dtype,
+            "order": self.order,
+        }
+
+    @property
+    def order(self) -> str:
+        """How a shuffled pass is ordered."""
+        if self._fits:
+            return "permutation of all rows"
+        return f"blocks of {self._block:,} rows through a shuffled buffer of {self._buffer:,} rows"
+
+    @property
+    def _fits(self) -> bool:
+        return self.n_rows * self._row_bytes <= self._harvest.memory_budget
+
+    @property
+    def _block(self) -> int:
+        return max(1, BLOCK_BYTES // self._row_bytes)
+
+    @property
+    def _buffer(self) -> int:
+        rows = self._harvest.memory_budget // 4 // self._row_bytes
+        return max(1, rows // self._block) * self._block
+
+    def batches(
+        self, size: int, *, seed: int | None = None, epoch: int = 0, skip: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        """See `core.rows.Rows.batches`. Rows are read in a thread, ahead of the reader; close the iterator to stop it early."""
+        if size < 1:
+            raise InputError(f"batch size must be at least 1, got {size}")
+        shuffle = self._shuffle(seed, epoch)
+        near = self._buffer if isinstance(shuffle, BlockPermutation) else max(1, GROUP_BYTES // self._row_bytes)
+        groups = groupby(range(skip * size, self.n_rows, size), lambda start: start // near)
+        places = ([np.arange(start, min(start + size, self.n_rows))[rank::world] for start in starts] for _, starts in groups)
+        return _one_by_one(prefetch(self._read_group(group, shuffle) for group in places))
+
+    def _shuffle(self, seed: int | None, epoch: int) -> Permutation | BlockPermutation | None:
+        if seed is None:
+            return None
+        if self._fits:
+            return Permutation(self.n_rows, seed, epoch)
+        return BlockPermutation(self.n_rows, self._block, self._buffer, seed, epoch)
+
+    def _read_group(self, places: list[NDArray[np.int64]], shuffle: Permutation | BlockPermutation | None) -> list[Batch]:
+        """Batches that lie near each other in the order, fetched together."""
+        index = np.concatenate(places)
+        row = index if shuffle is None else shuffle(index)
+        x = self.read(row)
+        ends = np.cumsum([len(place) for place in places])
+        return [Batch(x[end - len(place) : end], row[end - len(place) : end]) for place, end in zip(places, ends, strict=True)]
+
+    def read(self, row: NDArray[np.int64]) -> Tensor:
+        """Rows [m, D] at the given indices, in the dtype of the store (int8 becomes float32).
+
+        Raises:
+            CorruptFileError: a shard that was damaged since the store was opened.
+        """
+        is_sorted = bool((np.diff(row) > 0).all())
+        place: NDArray[Any] | None = None if is_sorted else np.argsort(row)
+        ascending = row if place is None else row[place]
+        parts = [self._read_site(site, ascending, place) for site in self._columns]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _read_site(self, site: int, row: NDArray[np.int64], place: NDArray[np.int64] | None) -> Tensor:
+        """Rows of one site: ascending `row` [m] go to `place` [m] of the result."""
+        out: dict[str, NDArray[Any]] = {}
+        cuts = np.searchsorted(row, [0, *self._ends])
+        for shard, (low, high) in enumerate(pairwise(cuts)):
+            if low == high:
+                continue
+            first = self._ends[shard] - self._harvest.manifest.shards[shard].n_rows
+            for name, stored in read_columns(self._harvest.path / self._harvest.manifest.shards[shard].rows[site].name).items():
+                if name not in out:
+                    out[name] = np.empty((len(row), *stored.shape[1:]), stored.dtype)
+                target = slice(low, high) if place is None else place[low:high]
+                out[name][target] = take(stored, row[low:high] - first)
+        return decode({name: as_tensor(array) for name, array in out.items()})
+
+
+def _one_by_one(groups: Generator[list[Batch]]) -> Iterator[Batch]:
+    with closing(groups):
+        for group in groups:
+            yield from group
+
+
+@final
+class StoredDocuments(Sequence[Document]):
+    """The texts of a store, read from its documents.jsonl when they are asked for.
+
+    Args:
+        path: the file.
+        line_end: [documents] int64 byte after each line.
+    """
+
+    def __init__(self, path: Path, line_end: NDArray[np.int64]) -> None:
+        self._path, self._line_end = path, line_end
+        self._recent: OrderedDict[int, Document] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._line_end)
+
+    @overload
+    def __getitem__(self, index: int) -> Document: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Document]: ...
+    def __getitem__(self, index: int | slice) -> Document | list[Document]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        number = range(len(self))[index]
+        if number not in self._recent:
+            self._recent[number] = self._read(number)
+            if len(self._recent) > _DOCUMENTS_KEPT:
+                self._recent.popitem(last=False)
+        return self._recent[number]
+
+    def _read(self, number: int) -> Document:
+        start = int(self._line_end[number - 1]) if number else 0
+        with builtins.open(self._path, "rb") as file:
+            file.seek(start)
+            return _document(file.read(int(self._line_end[number]) - start))
+
+
+def _document(line: bytes) -> Document:
+    record = json.loads(line)
+    return Document(record["text"], record["name"], record["labels"])
