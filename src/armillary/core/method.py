@@ -5,6 +5,7 @@ Letters: N rows, D width.
 
 from __future__ import annotations
 
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ class Pass:
         n_batches: stop after so many; None for all.
     """
 
-    batch_size: int
+    batch_size: int = 4096
     seed: int | None = None
     epoch: int = 0
     n_batches: int | None = None
@@ -109,6 +110,19 @@ class Labelled:
             raise ShapeError(f"{len(values)} labels for {rows.n_rows} rows")
         return Labelled(rows, values, tuple(names))
 
+    def classes(self) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+        """[N] class of every row, 0..K-1, and the K classes' names; classes without a row are left out.
+
+        Raises:
+            InputError: the labels are values, or all alike.
+        """
+        if self.labels.dtype.kind == "f":
+            raise InputError(f"labels are {self.labels.dtype} values where classes are needed; pass integers, bool or text")
+        found, number = np.unique(self.labels, return_inverse=True)
+        if len(found) < 2:
+            raise InputError(f"all {len(number)} labels are {found.tolist()}; at least two classes are needed")
+        return number.astype(np.int64), tuple(self.names[int(label)] if self.names else str(label) for label in found)
+
 
 class Method(Config, ABC):
     """Hyper-parameters of a way to take rows apart. Frozen; `fit` returns a new value and changes nothing."""
@@ -171,21 +185,46 @@ def fit_many(
     read: Rows | Labelled = data if isinstance(data, Labelled) else as_rows(data)
     rows = read.rows if isinstance(read, Labelled) else read
     for method in methods:
-        _check_enough(method, read)
+        _check_needs(method, read)
+        if rows.n_rows is not None:
+            require_rows(method, rows.n_rows, width(rows.layout))
     first = starts or [None] * len(methods)
-    consumers = [method.consumer(read, seed=seed, start=start) for method, start in zip(methods, first, strict=True)]
+    inputs = [rows if method.needs == "rows" else read for method in methods]
+    consumers = [method.consumer(x, seed=seed, start=start) for method, x, start in zip(methods, inputs, first, strict=True)]
+    identity = {"methods": [_identity(method) for method in methods], "seed": seed, "n_rows": rows.n_rows, "width": width(rows.layout)}
     with torch.no_grad():
-        drive(consumers, rows, checkpoint=checkpoint, title=" + ".join(type(method).__name__ for method in methods))
+        title = " + ".join(type(method).__name__ for method in methods)
+        drive(consumers, rows, checkpoint=checkpoint, title=title, identity=json.dumps(identity, sort_keys=True))
     return [_with_provenance(consumer.finish(), method, rows, seed) for method, consumer in zip(methods, consumers, strict=True)]
 
 
-def _check_enough(method: Method, data: Rows | Labelled) -> None:
-    rows = data.rows if isinstance(data, Labelled) else data
+def _identity(method: Method) -> dict[str, Any]:
+    return {"method": type(method).__name__, "options": method.model_dump(mode="json")}
+
+
+def _check_needs(method: Method, data: Rows | Labelled) -> None:
     if method.needs == "labelled" and not isinstance(data, Labelled):
         raise InputError(f"{type(method).__name__} is supervised: pass Labelled.of(rows, labels), got {type(data).__name__}")
-    n, needed = rows.n_rows, method.min_rows(width(rows.layout))
-    if n is not None and n < needed:
+
+
+def require_rows(method: Method, n: int, d: int) -> None:
+    """Refuse to fit `n` rows of width `d` where they are too few. `fit` asks before it reads; a fit to a stream asks again at its end.
+
+    Raises:
+        TooFewRowsError: fewer than `method.min_rows(d)`.
+    """
+    if n < (needed := method.min_rows(d)):
         raise TooFewRowsError(f"{type(method).__name__} needs at least {needed} rows, got {n}; harvest more text or ask for fewer features")
+
+
+def refuse_start(method: Method, start: Decomposition | None) -> None:
+    """For methods with a closed form or a restart of their own, which cannot go on from an earlier fit.
+
+    Raises:
+        InputError: `start` is given.
+    """
+    if start is not None:
+        raise InputError(f"{type(method).__name__} cannot go on from an earlier fit; leave out start={start!r}")
 
 
 def _with_provenance(fit: Decomposition, method: Method, rows: Rows, seed: int) -> Decomposition:
@@ -193,7 +232,7 @@ def _with_provenance(fit: Decomposition, method: Method, rows: Rows, seed: int) 
 
     from armillary.core.provenance import of_rows, versions
 
-    record = {"method": type(method).__name__, "options": method.model_dump(mode="json"), "seed": seed, **of_rows(rows)}
+    record = {**_identity(method), "seed": seed, **of_rows(rows)}
     return replace(fit, provenance={**record, **fit.provenance, "versions": versions()})
 
 

@@ -74,6 +74,15 @@ class Rows(Protocol):
         ...
 
 
+@runtime_checkable
+class IndexedRows(Rows, Protocol):
+    """Rows that can also be fetched one by one, in any order: a store and a tensor, not every stream."""
+
+    def read(self, row: NDArray[np.int64]) -> Tensor:
+        """[m, D] the rows at these indices of the stored order, in the given order."""
+        ...
+
+
 def width(layout: Layout) -> int:
     """D, the columns of all sites together."""
     return sum(columns for _, columns in layout)
@@ -95,7 +104,7 @@ class Permutation:
         self.n = n
         self._half = max(1, (max(n - 1, 1).bit_length() + 1) // 2)
         self._mask = np.uint64((1 << self._half) - 1)
-        self._keys = np.random.SeedSequence([abs(part) for part in key]).generate_state(self.ROUNDS, np.uint64)
+        self._keys = np.random.SeedSequence([part % (1 << 64) for part in key]).generate_state(self.ROUNDS, np.uint64)
 
     def __call__(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Image of each index [m] in 0..n-1."""
@@ -174,6 +183,10 @@ class TensorRows:
         """See `Rows.batches`."""
         for index in batch_indices(self.n_rows, size, seed=seed, epoch=epoch, skip=skip, rank=rank, world=world):
             yield Batch(self.x[torch.from_numpy(index).to(self.x.device)], index)
+
+    def read(self, row: NDArray[np.int64]) -> Tensor:
+        """See `IndexedRows.read`."""
+        return self.x[torch.from_numpy(row).to(self.x.device)]
 
 
 def as_rows(data: Rows | Tensor | NDArray[Any] | Sequence[Sequence[float]]) -> Rows:

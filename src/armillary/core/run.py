@@ -28,18 +28,20 @@ def drive(
     checkpoint: str | os.PathLike[str] | None = None,
     every: float = SECONDS_BETWEEN_CHECKPOINTS,
     title: str = "reading",
+    identity: str = "",
 ) -> None:
     """Feed batches to consumers until none asks for another pass.
 
     Consumers that ask for the same order and batch size share one reading. A checkpoint is written every `every` seconds and when the
-    run is interrupted; a later call with equal arguments goes on from it to the same bits, and removes it when done.
+    run is interrupted; a later call with equal arguments goes on from it to the same bits, and removes it when done. `identity` is a
+    text that is equal exactly for equal runs (methods, options, seed), so that a checkpoint is never taken for another's.
 
     Raises:
         MismatchError: the checkpoint belongs to another run.
         NonFiniteError: the rows hold NaN or infinity.
         TooFewRowsError: there are no rows at all.
     """
-    saved = _Checkpoint(checkpoint, every, consumers)
+    saved = _Checkpoint(checkpoint, every, consumers, identity)
     resumed_at = saved.load()
     while group := _next_group(consumers):
         order = group[0][1]
@@ -118,10 +120,10 @@ def _deferred_interrupt() -> Iterator[threading.Event]:
 class _Checkpoint:
     """The file with the consumers' states and how far the current pass is; without a path it does nothing."""
 
-    def __init__(self, path: str | os.PathLike[str] | None, every: float, consumers: Sequence[Consumer]) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, every: float, consumers: Sequence[Consumer], identity: str) -> None:
         rank = f".rank{distributed.rank()}" if distributed.world() > 1 else ""
         self.path = None if path is None else Path(f"{path}{rank}")
-        self.every, self.consumers = every, consumers
+        self.every, self.consumers, self.identity = every, consumers, identity
         self._written = time.monotonic()
 
     def load(self) -> dict[str, int]:
@@ -132,6 +134,10 @@ class _Checkpoint:
         kinds = tuple(type(consumer).__name__ for consumer in self.consumers)
         if tuple(state["kinds"]) != kinds:
             raise MismatchError(f"checkpoint {self.path} belongs to {state['kinds']}, not to {kinds}; delete it or name another")
+        if state["identity"] != self.identity:
+            raise MismatchError(
+                f"checkpoint {self.path} belongs to the run {state['identity']}, not to {self.identity}; delete it or name another"
+            )
         for consumer, part in zip(self.consumers, state["states"], strict=True):
             consumer.load(part)
         return {state["pass"]: state["done"]}
@@ -146,7 +152,7 @@ class _Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         states: list[Any] = [dict(consumer.state()) for consumer in self.consumers]
         kinds = [type(consumer).__name__ for consumer in self.consumers]
-        write_state(self.path, {"kinds": kinds, "pass": key, "done": done, "states": states})
+        write_state(self.path, {"kinds": kinds, "identity": self.identity, "pass": key, "done": done, "states": states})
         self._written = time.monotonic()
 
     def remove(self) -> None:

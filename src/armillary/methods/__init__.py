@@ -1,0 +1,34 @@
+"""The methods, one file each, and the names they go by on the command line."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from armillary.errors import unknown
+
+if TYPE_CHECKING:
+    from armillary.core.method import Method
+
+#: Name -> "module:class"; nothing is imported until it is asked for.
+METHODS: dict[str, str] = {
+    "diffmeans": "armillary.methods.diffmeans:DiffMeans",
+    "ica": "armillary.methods.ica:ICA",
+    "kmeans": "armillary.methods.kmeans:KMeans",
+    "pca": "armillary.methods.pca:PCA",
+    "probe": "armillary.methods.probe:Probe",
+    "topk-sae": "armillary.methods.sae.topk:TopKSAE",
+}
+
+
+def load(name: str) -> type[Method]:
+    """The class of a method, by its name on the command line.
+
+    Raises:
+        UnknownNameError: no such method; the nearest names are given.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    module, kind = METHODS[name].split(":")
+    method: type[Method] = getattr(importlib.import_module(module), kind)
+    return method

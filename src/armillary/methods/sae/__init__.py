@@ -1,0 +1,1 @@
+"""Sparse autoencoders: one fast training step, and one small file per variant."""

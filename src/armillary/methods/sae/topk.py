@@ -1,0 +1,41 @@
+"""TopK sparse autoencoder.
+
+    a = TopK(W_enc (x - b_dec) + b_enc)        x_hat = W_dec^T a + b_dec        L = |x - x_hat|^2 + alpha |e - e_hat|^2
+
+Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093), eq. 3 to 5 and AuxK (appendix A.2). The step that
+trains it is `step.gradients`.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from armillary.methods.sae.fit import SAE
+from armillary.methods.sae.step import Selection, TopK
+
+
+@final
+class TopKSAE(SAE):
+    """A sparse autoencoder in which k latents at most fire for each row; features are directions of norm 1.
+
+    Source: Gao et al. 2024, arXiv 2406.04093.
+
+    Raises:
+        InputError: k is above n_features.
+    """
+
+    k: int = Field(ge=1)
+    """Latents that fire for each row, at most n_features."""
+
+    @field_validator("k")
+    @classmethod
+    def _fits(cls, k: int, info: ValidationInfo) -> int:
+        n_features = info.data.get("n_features", k)
+        if k > n_features:
+            raise ValueError(f"must be at most n_features, {n_features}")
+        return k
+
+    def selection(self) -> Selection:
+        return TopK(self.k)
