@@ -108,6 +108,14 @@ class Model(Protocol):
         """[..., V] logits of residual-stream vectors [..., D] through the model's own final norm."""
         ...
 
+    def readout(self, site: Site) -> Tensor:
+        """[D_site, D] the linear map by which the vectors of an `mlp_act` or `attn_z` site reach the residual stream.
+
+        Raises:
+            CapabilityError: another kind of site, or a model without such a projection.
+        """
+        ...
+
     def vocabulary(self) -> list[str]:
         """V strings, the text of every token id."""
         ...

@@ -7,6 +7,7 @@ whole answer and draws itself in a terminal, as one HTML file, as JSON and as Ma
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -67,7 +68,7 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         names = ("value", "low", "high", "n", "null", "ceiling", "p", "q", "better", "unit", "reason")
-        return {name: _plain(getattr(self, name)) for name in names}
+        return {name: plain(getattr(self, name)) for name in names}
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,10 @@ class Report:
         return report_table(self)
 
     def _repr_html_(self) -> str:
+        from armillary.core.html import fragment
         from armillary.core.render import report_section
 
-        return report_section(self)
+        return fragment(report_section(self))
 
     def show(self) -> None:
         """Draw the report in the terminal."""
@@ -121,11 +123,11 @@ class Report:
             "schema": SCHEMA,
             "title": self.title,
             "estimates": {name: estimate.to_json() for name, estimate in self.estimates.items()},
-            "tables": {name: {key: [_plain(v) for v in column] for key, column in table.items()} for name, table in self.tables.items()},
-            "figures": dict(self.figures),
+            "tables": plain(self.tables),
+            "figures": plain(self.figures),
             "notes": list(self.notes),
             "warnings": list(self.warnings),
-            "provenance": dict(self.provenance),
+            "provenance": plain(self.provenance),
             "seconds": self.seconds,
         }
 
@@ -142,7 +144,7 @@ class Report:
         writers = {
             ".html": render.report_page,
             ".md": render.report_markdown,
-            ".json": lambda report: json.dumps(report.to_json(), indent=1),
+            ".json": report_json,
         }
         if target.suffix not in writers:
             raise InputError(f"a report is written as .html, .json or .md, got '{target.name}'; try '{target.with_suffix('.html').name}'")
@@ -165,13 +167,20 @@ def _comparison(name: str, ours: Estimate, theirs: Estimate, against: str) -> tu
     """One row of a comparison: difference, its interval and a verdict."""
     if ours.value is None or theirs.value is None:
         return name, against, None, None, None, "not available"
-    if ours.units is None or theirs.units is None:
+    if ours.units is None or theirs.units is None or ours.units.kind != theirs.units.kind:
         return name, against, ours.value - theirs.value, None, None, "no units to pair on"
     value, low, high = paired_difference(ours.units, theirs.units)
+    if low is None or high is None:
+        return name, against, value, None, None, "fewer than two units in common"
     if low <= 0 <= high:
         return name, against, value, low, high, "not distinguishable"
     is_good = (value > 0) == (ours.better == "higher")
     return name, against, value, low, high, "different" if ours.better == "neither" else ("better" if is_good else "worse")
+
+
+def report_json(report: Report) -> str:
+    """The JSON form as text."""
+    return json.dumps(report.to_json(), indent=1, allow_nan=False)
 
 
 def number(value: float | None) -> str:
@@ -185,11 +194,19 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
-def _plain(value: Any) -> Any:
-    """A number or text that JSON can hold (no NaN)."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+def plain(value: Any) -> Any:
+    """The same value as JSON can hold it: arrays as lists, NaN and infinity as null, other objects as their text."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence | set | frozenset):
+        return [plain(item) for item in value]
+    return str(value)
 
 
 def with_seconds(report: Report, seconds: float) -> Report:

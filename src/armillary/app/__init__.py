@@ -1,0 +1,1 @@
+"""The application: the command line and the pages. Imports everything; nothing imports it."""

@@ -1,0 +1,331 @@
+"""Encoders that search for the coefficients that rebuild a row best. They serve any dictionary:
+
+    fit.with_encoder(OrthogonalPursuit(k=32))
+
+All of them take the dictionary's base off the target first and work on atoms of length one, so that a long atom has no advantage.
+
+- NNLS: min ||y - c A||^2 over c >= 0, by accelerated projected gradient with restarts (Beck & Teboulle 2009; O'Donoghue & Candes 2015).
+- Orthogonal pursuit: Pati, Rezaiifar & Krishnaprasad 1993. Its non-negative form is the active-set method of Lawson & Hanson (1974,
+  chapter 23) stopped at k atoms: atoms that leave the support are replaced until k are in use or none helps.
+- Gradient pursuit: Blumensath & Davies 2008, one line search along the gradient per atom.
+
+Letters: N rows, D width, M atoms, K slots of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from armillary.core.codes import Codes, dense_codes, sparse_codes
+from armillary.core.config import Config
+from armillary.core.dictionary import Dictionary
+from armillary.core.encoders import Encoder, EncoderRule
+from armillary.errors import ShapeError
+
+#: Entries of the largest temporary array, 128 MB in float32; rows are worked on in groups of this size.
+CHUNK = 1 << 25
+
+
+# ---------------------------------------------------------------- rules and encoders
+
+
+class NNLS(Config, EncoderRule):
+    """Non-negative least squares over all atoms."""
+
+    tolerance: float = Field(1e-4, gt=0)
+    """Largest violation of the optimality conditions, relative to the row's largest inner product with an atom."""
+    max_steps: int = Field(2000, ge=1)
+    """Gradient steps after which a row is taken as it is."""
+
+    def bind(self, dictionary: Dictionary) -> NNLSEncoder:
+        return NNLSEncoder(dictionary, self.tolerance, self.max_steps)
+
+
+class OrthogonalPursuit(Config, EncoderRule):
+    """Greedy choice of `k` atoms, refitted by least squares after each."""
+
+    k: int = Field(ge=1)
+    """Atoms per row."""
+    nonnegative: bool = False
+    """Whether coefficients must not be negative."""
+
+    def bind(self, dictionary: Dictionary) -> OrthogonalPursuitEncoder:
+        return OrthogonalPursuitEncoder(dictionary, self.k, self.nonnegative)
+
+
+class GradientPursuit(Config, EncoderRule):
+    """Greedy choice of `k` atoms with one gradient step after each: cheaper than orthogonal pursuit, a little worse."""
+
+    k: int = Field(ge=1)
+    """Atoms per row."""
+    nonnegative: bool = False
+    """Whether coefficients must not be negative."""
+
+    def bind(self, dictionary: Dictionary) -> GradientPursuitEncoder:
+        return GradientPursuitEncoder(dictionary, self.k, self.nonnegative)
+
+
+@dataclass(frozen=True)
+class NNLSEncoder(Encoder):
+    """Dense non-negative coefficients; those at the bound are exactly 0.
+
+    Args:
+        dictionary: what is searched.
+        tolerance, max_steps: see `NNLS`.
+    """
+
+    dictionary: Dictionary
+    tolerance: float = 1e-4
+    max_steps: int = 2000
+    fires: float | None = 0.0
+
+    def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
+        y = above_base(self.dictionary, x, target)
+        return dense_codes(nonnegative_least_squares(y, self.dictionary.atoms, tolerance=self.tolerance, max_steps=self.max_steps))
+
+
+@dataclass(frozen=True)
+class OrthogonalPursuitEncoder(Encoder):
+    """At most `k` coefficients per row, found by `orthogonal_pursuit` in the dictionary."""
+
+    dictionary: Dictionary
+    k: int
+    nonnegative: bool = False
+    fires: float | None = 0.0
+
+    def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
+        y = above_base(self.dictionary, x, target)
+        return orthogonal_pursuit(y, self.dictionary.atoms, self.k, nonnegative=self.nonnegative)
+
+
+@dataclass(frozen=True)
+class GradientPursuitEncoder(Encoder):
+    """At most `k` coefficients per row, found by `gradient_pursuit` in the dictionary."""
+
+    dictionary: Dictionary
+    k: int
+    nonnegative: bool = False
+    fires: float | None = 0.0
+
+    def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
+        y = above_base(self.dictionary, x, target)
+        return gradient_pursuit(y, self.dictionary.atoms, self.k, nonnegative=self.nonnegative)
+
+
+def above_base(dictionary: Dictionary, x: Tensor, target: Tensor | None) -> Tensor:
+    """[N, D] what the atoms have to explain: the target (or x itself) less the base.
+
+    Raises:
+        ShapeError: the fit reads another space than it writes and no target was given.
+    """
+    y = x if target is None else target
+    if y.shape[1] != dictionary.d:
+        given = "x" if target is None else "target"
+        raise ShapeError(
+            f"a search in atoms of width {dictionary.d} needs a target that wide, got {given} of width {y.shape[1]}; pass target="
+        )
+    kind = torch.promote_types(dictionary.atoms.dtype, torch.float32)
+    base = dictionary.base_codes(x).to(kind) @ dictionary.base.to(kind)
+    return y.to(kind) - base
+
+
+def _unit(atoms: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Atoms of length one in y's dtype, and their lengths [M]; an atom of length 0 stays 0 and is never chosen."""
+    wide = atoms.to(y.dtype)
+    norm = wide.norm(dim=1)
+    norm = torch.where(norm > 0, norm, 1.0)
+    return wide / norm[:, None], norm
+
+
+# ---------------------------------------------------------------- non-negative least squares
+
+
+def nonnegative_least_squares(y: Tensor, atoms: Tensor, *, tolerance: float = 1e-4, max_steps: int = 2000) -> Tensor:
+    """[N, M] the c >= 0 that minimises ||y - c @ atoms||^2, row by row.
+
+    Args:
+        y: [N, D] rows.
+        atoms: [M, D].
+        tolerance: largest violation of the Karush-Kuhn-Tucker conditions, relative to the row's largest |<y, atom>| (atoms of length 1).
+        max_steps: gradient steps at most.
+    """
+    unit, norm = _unit(atoms, y)
+    short_side = unit @ unit.T if len(unit) <= unit.shape[1] else unit.T @ unit
+    lipschitz = torch.linalg.eigvalsh(short_side)[-1].clamp_min(torch.finfo(y.dtype).tiny)
+
+    def times_gram(code: Tensor) -> Tensor:
+        return code @ short_side if len(unit) <= unit.shape[1] else (code @ unit) @ unit.T
+
+    rows = max(1, CHUNK // max(1, 4 * len(unit)))
+    found = [_fista(part @ unit.T, times_gram, lipschitz, tolerance, max_steps) for part in torch.split(y, rows)]
+    return torch.cat(found) / norm if found else y.new_zeros(0, len(unit))
+
+
+def _fista(b: Tensor, times_gram: Callable[[Tensor], Tensor], lipschitz: Tensor, tolerance: float, max_steps: int) -> Tensor:
+    """[N, M] minimiser of c G c / 2 - b c over c >= 0; rows leave the work as they converge."""
+    found = torch.zeros_like(b)
+    row = torch.arange(len(b), device=b.device)
+    code, ahead, t = found, found, b.new_ones(len(b), 1)
+    for step in range(1, max_steps + 1):
+        new = (ahead - (times_gram(ahead) - b) / lipschitz).clamp_min(0)
+        turns = ((ahead - new) * (new - code)).sum(1, keepdim=True) > 0  # the momentum points uphill: start it afresh
+        t = torch.where(turns, 1.0, t)
+        t_new = (1 + (1 + 4 * t.square()).sqrt()) / 2
+        ahead = torch.where(turns, new, new + (t - 1) / t_new * (new - code))
+        code, t = new, t_new
+        if step % 10 and step < max_steps:
+            continue
+        found = found.index_copy(0, row, code)
+        left = violation(code, b, times_gram(code)) > tolerance
+        if not left.any():
+            break
+        row, b, code, ahead, t = row[left], b[left], code[left], ahead[left], t[left]
+    return found
+
+
+def violation(code: Tensor, b: Tensor, gram_code: Tensor) -> Tensor:
+    """[N] how far each row of codes is from the Karush-Kuhn-Tucker conditions of NNLS, relative to its largest |b|.
+
+    With g = code @ G - b, optimality is g = 0 where the code is positive and g >= 0 where it is 0.
+    """
+    gradient = gram_code - b
+    wrong = torch.where(code > 0, gradient.abs(), (-gradient).clamp_min(0))
+    largest = b.abs().amax(1)
+    return wrong.amax(1) / torch.where(largest > 0, largest, 1.0)
+
+
+# ---------------------------------------------------------------- pursuits
+
+#: New values [n, K] and which slots are in use, from rows, residuals, the chosen atoms [n, K, D] and the old values.
+Update = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def orthogonal_pursuit(y: Tensor, atoms: Tensor, k: int | Tensor, *, nonnegative: bool = False) -> Codes:
+    """Codes of at most k atoms per row, chosen greedily and refitted by least squares after each choice; without a base.
+
+    Differentiable in y (the choice of atoms has no gradient).
+
+    Args:
+        y: [N, D] rows, the base taken off.
+        atoms: [M, D] of any length.
+        k: atoms per row, or [N] one number per row.
+        nonnegative: allow positive coefficients only.
+    """
+    return _pursue(y, atoms, k, nonnegative, _refit_nonnegative if nonnegative else _refit)
+
+
+def gradient_pursuit(y: Tensor, atoms: Tensor, k: int | Tensor, *, nonnegative: bool = False) -> Codes:
+    """Codes of at most k atoms per row, with a line search along the gradient after each choice; see `orthogonal_pursuit`."""
+    return _pursue(y, atoms, k, nonnegative, partial(_line_search, nonnegative=nonnegative))
+
+
+def _pursue(y: Tensor, atoms: Tensor, k: int | Tensor, nonnegative: bool, update: Update) -> Codes:
+    """Rows are taken in groups of about equal k, so that none waits long for the others."""
+    unit, norm = _unit(atoms, y)
+    budget = torch.as_tensor(k, device=y.device).expand(len(y)).clamp(0, len(unit))
+    slots = max(1, int(budget.max())) if len(y) else 1
+    rows = max(1, CHUNK // max(1, len(unit) + 2 * slots * unit.shape[1]))
+    order = budget.argsort(stable=True)
+    value, index = y.new_zeros(len(y), slots), torch.zeros(len(y), slots, dtype=torch.int64, device=y.device)
+    for part in torch.split(order, rows):
+        found, chosen = _pursue_chunk(y[part], unit, budget[part], nonnegative, update)
+        pad = (0, slots - found.shape[1])
+        value, index = value.index_copy(0, part, F.pad(found, pad)), index.index_copy(0, part, F.pad(chosen, pad))
+    return sparse_codes(value / norm[index], index, len(unit))
+
+
+def _pursue_chunk(y: Tensor, unit: Tensor, budget: Tensor, nonnegative: bool, update: Update) -> tuple[Tensor, Tensor]:
+    """Values [n, K] and atoms [n, K]; K grows by one slot per step up to the largest budget."""
+    n, slots = len(y), int(budget.max()) if len(y) else 0
+    value, index = y.new_zeros(n, 0), torch.zeros(n, 0, dtype=torch.int64, device=y.device)
+    on = torch.zeros(n, 0, dtype=torch.bool, device=y.device)
+    residual = y
+    # Positive coefficients can fall to 0 and free their slot; refilling takes further steps, which four times k bounds.
+    for _ in range(slots * (4 if nonnegative else 1)):
+        atom, helps = _pick(residual, y, unit, index, on, nonnegative=nonnegative)
+        grows = helps & (on.sum(1) < budget)
+        if not grows.any():
+            break
+        if index.shape[1] < slots:
+            value, index, on = F.pad(value, (0, 1)), F.pad(index, (0, 1)), F.pad(on, (0, 1))
+        index, on = _place(index, on, atom, grows)
+        chosen = unit[index] * on[..., None]  # [n, K, D]
+        value, on = update(y, residual, chosen, value, on)
+        residual = y - torch.einsum("nk,nkd->nd", value, chosen)
+    return value, index
+
+
+@torch.no_grad()
+def _pick(residual: Tensor, y: Tensor, unit: Tensor, index: Tensor, on: Tensor, *, nonnegative: bool) -> tuple[Tensor, Tensor]:
+    """The atom [n] that fits each residual best, among those not in use, and whether it helps at all.
+
+    An atom whose inner product with the residual is below sqrt(eps) of its length lies, in this dtype, in the span of the chosen ones;
+    taking it in would make their Gram matrix singular.
+    """
+    score = residual @ unit.T  # [n, M]
+    score = score if nonnegative else score.abs()
+    row, slot = on.nonzero(as_tuple=True)
+    score[row, index[row, slot]] = -torch.inf
+    best, atom = score.max(dim=1)
+    eps, length = torch.finfo(y.dtype).eps, residual.norm(dim=1)
+    return atom, (best > eps**0.5 * length) & (length > 32 * eps * y.norm(dim=1))
+
+
+def _place(index: Tensor, on: Tensor, atom: Tensor, grows: Tensor) -> tuple[Tensor, Tensor]:
+    """Put each row's atom into its first free slot, where the row grows."""
+    slot = on.int().argmin(dim=1, keepdim=True)
+    is_new = torch.zeros_like(on).scatter(1, slot, grows[:, None])
+    return torch.where(is_new, atom[:, None], index), on | is_new
+
+
+def _refit(y: Tensor, residual: Tensor, chosen: Tensor, value: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
+    """Least squares on the support."""
+    gram, b = _normal_equations(y, chosen)
+    return _solve(gram, b, on), on
+
+
+def _refit_nonnegative(y: Tensor, residual: Tensor, chosen: Tensor, value: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
+    """Lawson and Hanson's inner loop: walk towards the least-squares solution and drop the coefficients that reach 0 first."""
+    gram, b = _normal_equations(y, chosen)
+    while True:
+        wanted = _solve(gram, b, on)
+        low = on & (wanted <= 0)
+        if not low.any():
+            return wanted, on
+        share = torch.where(low, value / (value - wanted).clamp_min(torch.finfo(y.dtype).tiny), 1.0)
+        step = share.amin(1, keepdim=True)
+        on = on & ~(low & (share <= step))
+        value = torch.where(on, value + step * (wanted - value), 0.0)
+
+
+def _line_search(y: Tensor, residual: Tensor, chosen: Tensor, value: Tensor, on: Tensor, *, nonnegative: bool) -> tuple[Tensor, Tensor]:
+    """Blumensath & Davies, eqs. 10-12: move along the gradient on the support, as far as is best."""
+    gradient = torch.einsum("nkd,nd->nk", chosen, residual)
+    image = torch.einsum("nk,nkd->nd", gradient, chosen)
+    length = image.square().sum(1, keepdim=True)
+    step = (residual * image).sum(1, keepdim=True) / torch.where(length > 0, length, 1.0)
+    moved = value + step * gradient
+    return (moved.clamp_min(0), on & (moved > 0)) if nonnegative else (moved, on)
+
+
+def _normal_equations(y: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Gram matrices [n, K, K] of the chosen atoms and their inner products [n, K] with the rows."""
+    return chosen @ chosen.mT, torch.einsum("nkd,nd->nk", chosen, y)
+
+
+def _solve(gram: Tensor, b: Tensor, on: Tensor) -> Tensor:
+    """[n, K] coefficients of least squares on the slots in use, 0 elsewhere."""
+    both = on[:, :, None] & on[:, None, :]
+    system = torch.where(both, gram, 0.0) + torch.diag_embed((~on).to(gram.dtype))
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if failed.any():  # nearly dependent atoms whose Gram matrix rounding made indefinite: a ridge as large as that rounding mends it
+        ridge = 4 * on.shape[1] * torch.finfo(gram.dtype).eps
+        factor = torch.linalg.cholesky(system + ridge * torch.eye(on.shape[1], dtype=gram.dtype, device=gram.device))
+    return torch.cholesky_solve(torch.where(on, b, 0.0)[..., None], factor)[..., 0]

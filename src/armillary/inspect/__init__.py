@@ -1,0 +1,11 @@
+"""What a feature page shows: the contexts a feature fires in, and the tokens it promotes."""
+
+from __future__ import annotations
+
+from armillary.inspect.contexts import Contexts as Contexts
+from armillary.inspect.contexts import Window as Window
+from armillary.inspect.contexts import contexts as contexts
+from armillary.inspect.logits import LogitEffect as LogitEffect
+from armillary.inspect.logits import logit_effects as logit_effects
+
+__all__ = ["Contexts", "LogitEffect", "Window", "contexts", "logit_effects"]

@@ -1,0 +1,46 @@
+"""Studies: questions asked of fitted decompositions. One file answers one question, for every method.
+
+    report = armillary.studies.fidelity.run(armillary.Subject(fit, rows=acts[site], model=lm))
+
+A study's module has `Config`, `needs`, `accepts` and `run`; see `core.study`. `STUDIES` is the list of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from armillary.errors import unknown
+
+if TYPE_CHECKING:
+    from armillary.core.study import Study
+    from armillary.studies.quality import fidelity as fidelity
+
+#: Name of a study -> its module. The one place a new study is entered.
+STUDIES: dict[str, str] = {
+    "fidelity": "armillary.studies.quality.fidelity",
+}
+
+__all__ = sorted(STUDIES)  # noqa: PLE0605
+
+
+def load(name: str) -> Study:
+    """The study with this name.
+
+    Raises:
+        UnknownNameError: there is none; the message holds the nearest ones.
+    """
+    if name not in STUDIES:
+        raise unknown("study", name, STUDIES)
+    study: Any = importlib.import_module(STUDIES[name])
+    return study  # type: ignore[no-any-return]
+
+
+def __getattr__(name: str) -> Any:
+    if name in STUDIES:
+        return load(name)
+    raise AttributeError(f"module 'armillary.studies' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "STUDIES", "load"]

@@ -1,0 +1,163 @@
+"""What holds of every study. Entering a study in `armillary.studies.STUDIES` buys it these tests.
+
+A study that needs more than fits, rows and a model is given its subjects in `SUBJECTS`.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from armillary.core.artifact import take_apart
+from armillary.core.config import Config
+from armillary.core.report import Report
+from armillary.core.study import Need, Subject
+from armillary.errors import InputError
+from armillary.studies import STUDIES, load
+from toys import RESID, ToyLM, own_texts, random_sae, toy_rows
+
+DOCS = Path(__file__).parents[2] / "docs" / "studies"
+#: Settings that keep a study quick; defaults otherwise.
+QUICK: dict[str, dict[str, Any]] = {"fidelity": {"n_bootstrap": 100}}
+
+pytestmark = pytest.mark.parametrize("name", sorted(STUDIES))
+
+
+def toy_subjects() -> list[Subject]:
+    """Two untrained autoencoders at the end of the toy model's only block."""
+    model = ToyLM()
+    rows = toy_rows(model, model.tokenize(own_texts(model, 16)), RESID)
+    return [Subject(random_sae(rows, seed=seed), rows=rows, model=model, name=f"sae {seed}") for seed in (0, 1)]
+
+
+#: Study -> its subjects, where `toy_subjects` lack something it needs.
+SUBJECTS: dict[str, Callable[[], list[Subject]]] = {}
+
+
+def study(name: str) -> ModuleType:
+    module = load(name)
+    assert isinstance(module, ModuleType)
+    return module
+
+
+def settings(name: str) -> Config:
+    found: Config = study(name).Config(**QUICK.get(name, {}))
+    return found
+
+
+def subjects(name: str) -> list[Subject]:
+    return SUBJECTS.get(name, toy_subjects)()
+
+
+@cache
+def report_of(name: str, n: int) -> Report:
+    found: Report = study(name).run(subjects(name)[:n], config=settings(name))
+    return found
+
+
+def plain(report: Report) -> dict[str, Any]:
+    return {key: value for key, value in report.to_json().items() if key != "seconds"}
+
+
+def test_has_the_shape_of_a_study(name: str) -> None:
+    module = study(name)
+    assert module.needs <= set(get_args(Need))
+    assert getattr(module, "accepts", frozenset()) <= set(get_args(Need)) - module.needs
+    assert issubclass(module.Config, Config)
+    parameters = inspect.signature(module.run).parameters
+    assert next(iter(parameters)) == "subjects"
+    assert parameters["config"].default == module.Config()
+    assert ast.get_docstring(ast.parse(inspect.getsource(module)))
+    assert inspect.getdoc(module.run)
+
+
+def test_every_setting_has_a_default_and_says_what_it_is(name: str) -> None:
+    for field, info in study(name).Config.model_fields.items():
+        assert not info.is_required(), field
+        assert info.description, field
+
+
+def test_every_number_can_be_read(name: str) -> None:
+    report = report_of(name, 1)
+    assert report.estimates
+    for key, one in report.estimates.items():
+        if one.value is None:
+            assert one.reason, key
+            continue
+        assert one.n > 0, key
+        if one.low is not None:
+            assert one.low <= one.value + 1e-12, key
+            assert one.value <= one.high + 1e-12, key
+    for key, table in report.tables.items():
+        assert len({len(column) for column in table.values()}) == 1, key
+    assert report.provenance["study"] == name
+    assert report.seconds > 0
+
+
+def test_same_seed_same_numbers(name: str) -> None:
+    again: Report = study(name).run(subjects(name)[:1], config=settings(name))
+    assert plain(again) == plain(report_of(name, 1))
+
+
+def test_subjects_are_not_changed(name: str) -> None:
+    given = subjects(name)
+    before: dict[str, torch.Tensor] = {}
+    take_apart(given[0].fit().dictionary, before)
+    study(name).run(given[:1], config=settings(name))
+    after: dict[str, torch.Tensor] = {}
+    take_apart(given[0].fit().dictionary, after)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_several_subjects_keep_their_own_numbers(name: str) -> None:
+    both, alone = report_of(name, 2), report_of(name, 1)
+    label = alone.title
+    for key, one in alone.estimates.items():
+        assert both[f"{label}: {key}"] == one
+    assert both.tables["subjects"]["subject"] == [subject.label for subject in subjects(name)]
+    assert set(both.tables["differences"]) >= {"estimate", "difference", "verdict"}
+
+
+def test_the_report_can_be_written(name: str, tmp_path: Path) -> None:
+    for n in (1, 2):
+        report = report_of(name, n)
+        json.dumps(report.to_json(), allow_nan=False)
+        for figure in report.figures.values():
+            assert set(figure) == {"data", "layout"}
+        assert json.loads(report.save(tmp_path / f"{n}.json").read_text())["title"] == report.title
+
+
+def test_the_report_draws_itself(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("armillary.core.render")
+    report = report_of(name, 1)
+    for suffix in ("html", "md"):
+        text = report.save(tmp_path / f"report.{suffix}").read_text()
+        assert next(iter(report.estimates)) in text
+
+
+def test_what_is_missing_is_an_input_error(name: str) -> None:
+    bare = subjects(name)[0].what
+    with pytest.raises(InputError):
+        study(name).run(bare, config=settings(name))
+    with pytest.raises(InputError, match="at least one subject"):
+        study(name).run([], config=settings(name))
+
+
+def test_the_documentation_is_complete(name: str) -> None:
+    """A page per study with every setting and every estimate, and an example that at least compiles."""
+    text = (DOCS / f"{name}.md").read_text()
+    for word in [*study(name).Config.model_fields, *report_of(name, 1).estimates]:
+        assert f"`{word}`" in text, word
+    for example in re.findall(r"```python\n(.*?)```", text, flags=re.S):
+        assert len(example.splitlines()) <= 15
+        compile(example, f"{name}.md", "exec")
