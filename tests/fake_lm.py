@@ -34,7 +34,16 @@ class FakeLM:
     name = "fake"
     has_logits = False
 
-    def __init__(self, seed: int = 0, *, context: int | None = 16, suffix: bool = False, bad: str = "", bad_value: float = float("nan"), seconds: float = 0) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        context: int | None = 16,
+        suffix: bool = False,
+        bad: str = "",
+        bad_value: float = float("nan"),
+        seconds: float = 0,
+    ) -> None:
         self.revision, self.context, self.suffix, self.seconds = f"seed{seed}", context, suffix, seconds
         self.bad, self.bad_value = (ord(bad) if bad else -1), bad_value
         generator = torch.Generator().manual_seed(seed)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import rich
 import torch
@@ -93,8 +94,11 @@ def test_int8_and_bf16_lose_as_much_as_they_should() -> None:
     assert 2e-5 < int8 < 1.2e-4 and 1e-6 < bf16 < 5e-6
 
 
-@pytest.mark.parametrize("settings", [{}, {"seed": 0}, {"seed": 3, "epoch": 2}, {"seed": 3, "skip": 4}, {"rank": 1, "world": 3}, {"seed": 1, "rank": 2, "world": 3}])
-@pytest.mark.parametrize("size", [1000, 152, 16, 7])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"seed": 0}, {"seed": 3, "epoch": 2}, {"seed": 3, "skip": 4}, {"rank": 1, "world": 3}, {"seed": 1, "rank": 2, "world": 3}],
+)
+@pytest.mark.parametrize("size", [1000, 152, 151, 16, 7])
 def test_batches_are_those_of_a_tensor(harvest: Harvest, settings: dict[str, int], size: int) -> None:
     stored, held = harvest[A], TensorRows(values(6).bfloat16())
     pairs = list(zip(stored.batches(size, **settings), held.batches(size, **settings), strict=True))
@@ -226,6 +230,41 @@ def test_a_large_store_in_stored_order_needs_no_buffer(tight: Harvest) -> None:
 
 def test_a_store_that_fits_says_so(harvest: Harvest) -> None:
     assert harvest[A].order == "permutation of all rows" and harvest.memory_budget > 1 << 28
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_reading_takes_as_much_memory_for_a_large_store_as_for_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int | None
+) -> None:
+    """Resident memory, mapped files among it, while 8 MB and 64 MB are read through 1 MB groups."""
+    monkeypatch.setattr(store, "GROUP_BYTES", 1 << 20)
+    monkeypatch.setattr(store, "MAPPED_BYTES", 1 << 20)
+    peaks = [peak_of_reading(wide(tmp_path / str(n), n), seed) for n in (4, 4, 32)]
+    assert peaks[2] < max(peaks[1], 0) + (16 << 20)
+
+
+def wide(folder: Path, n_shards: int) -> Harvest:
+    """A store of shards of 2 MB."""
+    header = Manifest(
+        model=ModelEntry(name="m", revision="r", n_layers=2, tokenizer="t"),
+        sites=site_entries({A: 512}),
+        dtype="bf16",
+        policy={},
+        versions={},
+    )
+    writer = StoreWriter.begin(folder, header, resume=True)
+    rows = {A: encode(torch.ones(2048, 512), "bf16")}
+    for number in range(n_shards):
+        writer.commit(ShardData(rows, shard_tokens(0, 2048, number), [Document("z")], Cursor(), "h"))
+    return store.open(folder)
+
+
+def peak_of_reading(harvest: Harvest, seed: int | None) -> int:
+    process = psutil.Process()
+    before, peak = process.memory_info().rss, 0
+    for _ in harvest[A].batches(256, seed=seed):
+        peak = max(peak, process.memory_info().rss - before)
+    return peak
 
 
 # ---------------------------------------------------------------- the reading thread

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,7 +110,12 @@ def test_leftovers_are_removed_and_strangers_are_not(tmp_path: Path, expected: d
     folder = tmp_path / "s"
     writer = StoreWriter.begin(folder, header(), resume=True)
     writer.commit(shard(0))
-    for name in ("shards/00001.resid_post.0.safetensors", "shards/.00001.tokens.safetensors.tmp", ".manifest.json.tmp", "tokens.safetensors"):
+    for name in (
+        "shards/00001.resid_post.0.safetensors",
+        "shards/.00001.tokens.safetensors.tmp",
+        ".manifest.json.tmp",
+        "tokens.safetensors",
+    ):
         (folder / name).write_bytes(b"half")
     (folder / "notes.txt").write_text("mine")
     (folder / "shards" / "notes.txt").write_text("mine")
@@ -214,16 +218,15 @@ def test_a_full_disk_names_the_file_and_loses_nothing(
 
 
 def test_a_file_size_limit_is_a_full_disk(tmp_path: Path) -> None:
-    """The real thing, in a process that may write 64 KB per file."""
-    code = (
-        "import resource, signal, sys\nfrom pathlib import Path\nfrom armillary.core.shards import write_chunks\n"
-        "from armillary.errors import DiskFullError\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
-        "try:\n    write_chunks(Path(sys.argv[1]), 'big', [bytes(50_000)] * 3)\n"
-        "except DiskFullError as error:\n    print(error)\n"
-    )
-    out = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert out.stdout.startswith("the disk is full") and "big" in out.stdout and list(tmp_path.iterdir()) == []
+    """The real thing: a process that may write 64 KB per file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        with pytest.raises(DiskFullError, match=r"the disk is full: '.*big'"):
+            write_chunks(tmp_path, "big", [bytes(50_000)] * 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_system_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -27,29 +25,22 @@ pytestmark = [
 ]
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--headless", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run",
+    "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-extensions", "--disable-default-apps", "--no-default-browser-check",
     # Nothing can leave: names do not resolve and the only proxy is a closed port.
     "--proxy-server=http://127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND",
-    "--enable-logging=stderr", "--v=1", "--virtual-time-budget=8000", "--window-size=1280,1600",
+    "--enable-logging=stderr", "--v=1", "--virtual-time-budget=4000", "--window-size=1280,1600",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Visit:
-    """What a browser made of a page: its elements after scripts ran, what it logged, and the addresses it asked for."""
+    """What a browser made of a page: its elements after scripts ran, every console message, and the addresses the page asked for."""
 
     dom: str
     console: list[str]
     requests: list[str]
-
-    @property
-    def errors(self) -> list[str]:
-        return [line for line in self.console if not line.startswith("INFO")]
-
-    @property
-    def foreign(self) -> list[str]:
-        return [url for url in self.requests if urlsplit(url).scheme not in ("file", "data", "blob", "about", "chrome")]
 
 
 def visit(page: str, folder: Path, *flags: str) -> Visit:
@@ -58,15 +49,17 @@ def visit(page: str, folder: Path, *flags: str) -> Visit:
     file.write_text(page, encoding="utf-8")
     command = [str(CHROME), *FLAGS, *flags, f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", "--dump-dom", file.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    console = re.findall(r"\[[^\]]*?(INFO|WARNING|ERROR)?:CONSOLE[:(]\d+\)?\] (.*)", done.stderr)
-    return Visit(done.stdout, [" ".join(line) for line in console], asked(log))
+    # Software WebGL reports on itself in lines that start with its own mark.
+    console = [line for line in re.findall(r":CONSOLE[:(]\d+\)?\] (.*)", done.stderr) if not line.startswith('"[.WebGL')]
+    return Visit(done.stdout, console, asked(log))
 
 
 def asked(log: Path) -> list[str]:
-    """Every address in the browser's network log that a page or the browser itself asked for."""
+    """Every address in the browser's network log that has a page as its initiator; the browser's own updates have "not an origin"."""
     record = json.loads(log.read_text())
-    request = record["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    return [event["params"]["url"] for event in record["events"] if event["type"] == request and "url" in event.get("params", {})]
+    kind = record["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    requests = [event["params"] for event in record["events"] if event["type"] == kind and "params" in event]
+    return [request["url"] for request in requests if request.get("initiator", "not an origin") != "not an origin"]
 
 
 def sample_page(script: str = "") -> str:
@@ -95,60 +88,52 @@ def test_every_figure_is_drawn(seen: Visit) -> None:
     drawn = re.findall(r'<div class="canvas js-plotly-plot".*?</figure>', seen.dom, re.DOTALL)
     assert len(drawn) == 3
     assert all("main-svg" in canvas for canvas in drawn)
-    assert "cannot be drawn" not in seen.dom
+    assert not any("cannot be drawn" in canvas for canvas in drawn)
 
 
-def test_nothing_is_logged_as_an_error(seen: Visit) -> None:
-    assert seen.errors == []
+def test_the_console_stays_empty(seen: Visit) -> None:
+    assert seen.console == []
 
 
 def test_no_host_is_asked_for_anything(seen: Visit) -> None:
-    assert any(url.startswith("file:") for url in seen.requests)
-    assert seen.foreign == []
+    assert seen.requests == []
 
 
 def test_hostile_text_makes_no_element(seen: Visit) -> None:
     assert "<img" not in seen.dom
 
 
-PROBES: dict[str, Callable[[], str]] = {
-    "console": lambda: "console.error('probe ' + 42)",
-    "request": lambda: "",
-}
-
-
-def test_the_watch_itself_sees_errors_and_requests(tmp_path: Path) -> None:
-    without_policy = re.sub(r"<meta http-equiv[^>]*>", "", sample_page("console.error('probe'); fetch('http://example.org/probe')"), count=1)
-    found = visit(without_policy, tmp_path)
-    assert any("probe" in line for line in found.errors)
-    assert any("example.org" in url for url in found.foreign)
+def test_the_watch_itself_sees_messages_and_requests(tmp_path: Path) -> None:
+    script = "console.error('probe'); fetch('http://example.org/probe'); new Image().src = 'https://example.net/x.png'"
+    found = visit(f"<!doctype html><script>{script}</script>", tmp_path)
+    assert any("probe" in line for line in found.console)
+    assert found.requests == ["http://example.org/probe", "https://example.net/x.png"]
 
 
 def test_the_policy_keeps_even_a_script_from_asking(tmp_path: Path) -> None:
-    found = visit(sample_page("fetch('http://example.org/probe').catch(() => 0)"), tmp_path)
-    assert found.foreign == []
-    assert any("Content Security Policy" in line for line in found.console)
+    script = "fetch('http://example.org/probe').catch(() => 0); new Image().src = 'https://example.net/x.png'"
+    found = visit(html.page("x", [html.section("y", html.tag("script", html.Html(script)))]), tmp_path)
+    assert found.requests == []
+    assert sum("Content Security Policy" in line for line in found.console) >= 2
 
 
-def sorted_column(column: int, clicks: int, folder: Path) -> list[str]:
-    """The table's cells of a column after some clicks on its head."""
-    click = f"for (let i = 0; i < {clicks}; i++) document.querySelectorAll('table.data th button')[{column}].click();"
-    dom = visit(sample_page(click), folder).dom
-    body = re.search(r'<table class="data">.*?<tbody>(.*?)</tbody>', dom, re.DOTALL)
-    assert body is not None
-    return [re.findall(r"<td[^>]*>(.*?)</td>", row)[column] for row in body[1].split("</tr>")[:-1]]
-
-
-@pytest.mark.parametrize(
-    ("column", "clicks", "expected"),
-    [
-        (1, 1, ["0.5", "0.25", "1e-09", "–"]),
-        (1, 2, ["1e-09", "0.25", "0.5", "–"]),
-        (2, 1, [html.markup(HOSTILE).replace("&#x27;", "'"), "a", "b", "c"]),
-    ],
-)
-def test_tables_sort_with_what_is_missing_last(column: int, clicks: int, expected: list[str], tmp_path: Path) -> None:
-    assert sorted_column(column, clicks, tmp_path) == expected
+def test_tables_sort_with_what_is_missing_last(tmp_path: Path) -> None:
+    table = html.data_table({"density": [0.5, None, 0.25, 1e-9], "label": ["b", "c", "a10", "a9"]})
+    script = """
+      const orders = [0, 0, 1].map((column) => {
+        document.querySelectorAll("table.data th button")[column].click();
+        const heads = [...document.querySelectorAll("th")].map((head) => head.getAttribute("aria-sort"));
+        return [heads, [...document.querySelectorAll("tbody tr")].map((row) => row.cells[column].textContent)];
+      });
+      document.title = JSON.stringify(orders);"""
+    page = html.page("x", [html.section("y", table)]).replace("</body>", f"<script>{script}</script></body>")
+    title = re.search(r"<title>(.*?)</title>", visit(page, tmp_path).dom)
+    assert title is not None
+    assert json.loads(title[1]) == [
+        [["descending", "none"], ["0.5", "0.25", "1e-09", "–"]],
+        [["ascending", "none"], ["1e-09", "0.25", "0.5", "–"]],
+        [["none", "ascending"], ["a9", "a10", "b", "c"]],
+    ]
 
 
 def colours(dom: str) -> set[str]:

@@ -15,7 +15,6 @@ from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
 from armillary.core.encoders import NearestEncoder
 from armillary.core.rows import Permutation, Rows, TensorRows
-from armillary.core.tokens import Tokens
 from armillary.errors import InputError, UnknownNameError
 from armillary.inspect import contexts
 from armillary.inspect.contexts import PRIORITIES, ContextSearch
@@ -110,7 +109,7 @@ def test_only_some_features_and_one_context_per_document(rows: TensorRows) -> No
 def test_special_tokens_are_left_out() -> None:
     model = ToyLM()
     plain = model.tokenize(toy_texts(8))
-    tokens = Tokens(**{**vars(plain), "is_row": np.ones(len(plain), bool)})
+    tokens = replace(plain, is_row=np.ones(len(plain), bool))
     rows = toy_rows(model, tokens, RESID)
     found = contexts(identity_fit(rows), rows, n_top=500)
     assert found.n_rows == plain.n_rows

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_lm import FakeLM
 from rich.console import Console
 
 from armillary.errors import InputError, UnknownNameError
 from armillary.lm import plan as module
 from armillary.lm.harvest import harvest
 from armillary.lm.plan import Plan, human, plan
+from fake_lm import FakeLM
 
 SITES = ["resid_post.1", "mlp_act.0"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conformance import planted
 from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 
 from armillary.errors import InputError, TooFewRowsError
 from armillary.methods.ica import ICA
+from conformance import planted
 
 DATA = planted.sources(n=4000)
 X = DATA.x

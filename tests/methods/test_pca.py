@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conformance import planted
 from sklearn.decomposition import PCA as Oracle
 
 from armillary.core.method import Labelled
 from armillary.core.rows import TensorRows
 from armillary.errors import InputError, TooFewRowsError
 from armillary.methods.pca import PCA, principal_axes
+from conformance import planted
 
 DATA = planted.axes(n=5000)
 X = DATA.x

@@ -17,7 +17,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from pydantic import Field
 from armillary.app import demo_text, report_page
 from armillary.app.demo_sizes import LOSS_SHARE, Sizes, n_tokens_for
 from armillary.app.report_page import Run, SiteResult
-from armillary.app.showcase import choose, look
+from armillary.app.showcase import Shown, choose, look
 from armillary.core.artifact import file_sha256, load, refuse_existing, write_atomic
 from armillary.core.config import Config
 from armillary.core.provenance import versions
@@ -91,7 +91,7 @@ class Result:
     warnings: tuple[str, ...]
 
 
-def run(settings: Settings = Settings(), *, say: Say = lambda line: None) -> Result:  # noqa: B008 (frozen)
+def run(settings: Settings = Settings(), *, say: Say = lambda line: None) -> Result:
     """Harvest, fit, measure, look, and write the page.
 
     Args:
@@ -105,15 +105,18 @@ def run(settings: Settings = Settings(), *, say: Say = lambda line: None) -> Res
     """
     began = time.monotonic()
     lm = LanguageModel(settings.model)
-    sites, warnings = _sites(lm, settings.site)
+    sites, remarks = _sites(lm, settings.site)
     with _claimed(settings) as folder:
-        found = _results(lm, sites, settings, folder, say)
-        warnings += [warning for site in found for warning in site.warnings]
-        whole = _whole(lm, settings, found, folder, tuple(dict.fromkeys(warnings)), time.monotonic() - began)
+        results = _Job(lm, settings, folder, say).results(sites)
+        warnings = dict.fromkeys([*_lacks(lm), *remarks, *(warning for result in results for warning in result.warnings)])
+        text = ", ".join(settings.text) if settings.text else demo_text.DESCRIPTION
+        whole = Run(
+            lm.name, lm.revision, lm.n_layers, text, results, folder, _identity(settings), tuple(warnings), time.monotonic() - began
+        )
         write_atomic(folder / PAGE, report_page.page(whole).encode())
         seconds = time.monotonic() - began
         _write_record(folder, settings, "done", seconds)
-    return Result(folder, folder / PAGE, seconds, {str(site.site): site.report for site in found}, whole.warnings)
+    return Result(folder, folder / PAGE, seconds, {str(result.site): result.report for result in results}, tuple(warnings))
 
 
 def _sites(lm: LanguageModel, given: tuple[str, ...]) -> tuple[list[Site], list[str]]:
@@ -131,72 +134,68 @@ def _sites(lm: LanguageModel, given: tuple[str, ...]) -> tuple[list[Site], list[
     return sites, warnings
 
 
-def _results(lm: LanguageModel, sites: list[Site], settings: Settings, folder: Path, say: Say) -> list[SiteResult]:
-    n_tokens = settings.tokens or n_tokens_for(lm.n_parameters)
-    say(f"reading up to {n_tokens:,} tokens through {lm.name} at {' and '.join(map(str, sites))}")
-    acts = harvest(lm, _texts(settings), sites, out=folder / ACTS, n_tokens=n_tokens, on_error=settings.on_error)
-    return [_result(lm, acts[site], site, settings, folder, say) for site in sites]
+def _lacks(lm: LanguageModel) -> list[str]:
+    if lm.has_logits:
+        return []
+    return ["The model is an encoder without next-token predictions: the loss with the fits in place, and promoted tokens, are left out."]
 
 
-def _texts(settings: Settings) -> Iterable[Document]:
-    if not settings.text:
-        return list(demo_text.documents())
-    return TextFiles(settings.text, on_error=settings.on_error, text_field=settings.text_field)
+@dataclass(frozen=True)
+class _Job:
+    """What every step needs."""
 
+    lm: LanguageModel
+    settings: Settings
+    folder: Path
+    say: Say
 
-def _result(lm: LanguageModel, rows: StoredRows, site: Site, settings: Settings, folder: Path, say: Say) -> SiteResult:
-    """Everything at one site: fits, their report, and the features to show."""
-    sizes = Sizes.of(rows.n_rows, rows.layout[0][1])
-    fits = {}
-    for name, method in sizes.methods().items():
-        say(f"fitting {name} at {site}")
-        fits[name] = _fit(folder / f"{name}-{_slug(site)}", method, rows, settings.seed)
-    say(f"measuring fidelity at {site}")
-    report = _study(lm, rows, fits, settings.seed)
-    _save_report(report, folder / REPORTS / f"fidelity-{_slug(site)}.json")
-    say(f"looking at features at {site}")
-    model = lm if lm.has_logits else None
-    shown = {
-        name: look(
-            fit, rows, choose(report.tables[f"{name}: features"], n=5, n_random=3, seed=settings.seed), model=model, seed=settings.seed
-        )
-        for name, fit in fits.items()
-    }
-    remarks = [remark for remark in [sizes.remark(rows.n_rows)] if remark]
-    return SiteResult(site, rows, fits, report, shown, sizes, tuple(remarks))
+    def results(self, sites: list[Site]) -> tuple[SiteResult, ...]:
+        n_tokens = self.settings.tokens or n_tokens_for(self.lm.n_parameters)
+        self.say(f"reading up to {n_tokens:,} tokens through {self.lm.name} at {' and '.join(map(str, sites))}")
+        acts = harvest(self.lm, self._texts(), sites, out=self.folder / ACTS, n_tokens=n_tokens, on_error=self.settings.on_error)
+        return tuple(self._result(acts[site], site) for site in sites)
 
+    def _texts(self) -> Iterable[Document]:
+        settings = self.settings
+        if not settings.text:
+            return list(demo_text.documents())
+        return TextFiles(settings.text, on_error=settings.on_error, text_field=settings.text_field)
 
-def _slug(site: Site) -> str:
-    return re.sub(r"[^\w.-]+", "_", str(site))
+    def _result(self, rows: StoredRows, site: Site) -> SiteResult:
+        """Everything at one site: fits, their report, and the features to show."""
+        sizes, slug = Sizes.of(rows.n_rows, rows.layout[0][1]), re.sub(r"[^\w.-]+", "_", str(site))
+        fits = {name: self._fit(f"{name}-{slug}", method, rows) for name, method in sizes.methods().items()}
+        self.say(f"measuring fidelity at {site}")
+        report = self._study(rows, fits)
+        _save_report(report, self.folder / REPORTS / f"fidelity-{slug}.json")
+        self.say(f"looking at features at {site}")
+        shown = {name: self._shown(fit, rows, report.tables[f"{name}: features"]) for name, fit in fits.items()}
+        return SiteResult(site, rows, fits, report, shown, sizes, tuple(filter(None, [sizes.remark(rows.n_rows)])))
 
+    def _fit(self, name: str, method: Method, rows: StoredRows) -> Decomposition:
+        """The fit, made now or by the run that is gone on with."""
+        path = self.folder / name
+        if path.is_dir():
+            return load(path)
+        self.say(f"fitting {name}")
+        fit = method.fit(rows, seed=self.settings.seed, checkpoint=path.with_name(f".{name}.checkpoint"))
+        fit.save(path)
+        return fit
 
-def _fit(path: Path, method: Method, rows: StoredRows, seed: int) -> Decomposition:
-    """The fit, made now or by the run that is gone on with."""
-    if path.is_dir():
-        return load(path)
-    fit = method.fit(rows, seed=seed, checkpoint=path.with_name(f".{path.name}.checkpoint"))
-    fit.save(path)
-    return fit
+    def _study(self, rows: StoredRows, fits: dict[str, Decomposition]) -> Report:
+        subjects = [Subject(fit, rows=rows, model=self.lm, name=name) for name, fit in fits.items()]
+        n_tokens = max(2_000, rows.n_rows // LOSS_SHARE)
+        return fidelity.run(subjects, config=fidelity.Config(n_tokens=n_tokens, seed=self.settings.seed))
 
-
-def _study(lm: LanguageModel, rows: StoredRows, fits: dict[str, Decomposition], seed: int) -> Report:
-    subjects = [Subject(fit, rows=rows, model=lm, name=name) for name, fit in fits.items()]
-    return fidelity.run(subjects, config=fidelity.Config(n_tokens=max(2_000, rows.n_rows // LOSS_SHARE), seed=seed))
+    def _shown(self, fit: Decomposition, rows: StoredRows, table: Mapping[str, Sequence[Any]]) -> list[Shown]:
+        seed, model = self.settings.seed, self.lm if self.lm.has_logits else None
+        return look(fit, rows, choose(table, n=5, n_random=3, seed=seed), model=model, seed=seed)
 
 
 def _save_report(report: Report, path: Path) -> None:
     """Write the report, in place of the one an interrupted run may have left."""
     path.unlink(missing_ok=True)
     report.save(path)
-
-
-def _whole(lm: LanguageModel, settings: Settings, sites: list[SiteResult], folder: Path, warnings: tuple[str, ...], seconds: float) -> Run:
-    """What the page is made from."""
-    if not lm.has_logits:
-        lacks = "The model is an encoder without next-token predictions: the loss with the fits in place, and the tokens that features promote, are left out."
-        warnings = (lacks, *warnings)
-    text = ", ".join(settings.text) if settings.text else demo_text.DESCRIPTION
-    return Run(lm.name, lm.revision, lm.n_layers, text, tuple(sites), folder, settings.model_dump(mode="json"), warnings, seconds)
 
 
 # ---------------------------------------------------------------- the run folder

@@ -15,9 +15,7 @@ from armillary.lm.reference import corpus
 WORLD_SEED = 20_261
 #: World documents in all: more text than the real half has.
 N_WORLD = 4_000
-DESCRIPTION = (
-    "half standard-library source and documentation, half documents about a made-up world (both kept out of the shipped models' training)"
-)
+DESCRIPTION = "half source code and documentation of Python's standard library, half documents about a made-up world"
 
 
 def documents() -> Iterator[Document]:

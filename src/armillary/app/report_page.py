@@ -83,7 +83,7 @@ def page(run: Run) -> str:
     """The page as one self-contained HTML document."""
     names = " and ".join(str(result.site) for result in run.sites)
     n_rows = run.sites[0].rows.n_rows
-    lead = f"{n_rows:,} tokens of text, read inside the model at {names}, rewritten by three methods, and measured. Made in {duration(run.seconds)}."
+    lead = f"{n_rows:,} tokens, read inside the model at {names}, rewritten by three methods, and measured in {duration(run.seconds)}."
     sections = [
         html.section("What this page shows", *_overview(run)),
         html.section("How faithful are the decompositions?", *_fidelity(run)),
@@ -171,7 +171,7 @@ MEASURES = {
         "kl_spliced",
         "how far the whole distribution over next tokens moves, in nats per token (Kullback-Leibler divergence). 0 is best.",
     ),
-    "features per token": ("l0", "how many features a token uses on average. Fewer is simpler. PCA uses all of its features, so it does not apply there."),
+    "features per token": ("l0", "how many features a token uses on average. Fewer is simpler. PCA always uses all of its features."),
     "never fire": ("dead", "share of the features that no token of this text uses."),
 }  # fmt: skip
 
@@ -239,20 +239,20 @@ def _loss_figure(result: SiteResult) -> Html:
 def _reading_guide() -> list[Html]:
     notes = {
         "Contexts": (
-            "pieces of the text around tokens on which the feature is active; the underlined token is the one meant. Blue tokens activate the "
-            "feature, the stronger the bluer; orange ones have a negative coefficient. Point at a token for its value."
+            "pieces of the text around tokens on which the feature is active; the underlined token is the one meant. Blue tokens activate "
+            "the feature, the stronger the bluer; orange ones have a negative coefficient. Point at a token for its value."
         ),
         "Strongest and sampled": (
-            "the strongest contexts show a feature at its most flattering. Below them stand contexts drawn at random from all tokens it is active on: "
-            "a feature is about one thing only if those fit too."
+            "the strongest contexts show a feature at its most flattering. Below them stand contexts drawn at random from all tokens it is "
+            "active on: a feature is about one thing only if those fit too."
         ),
         "Promoted and suppressed tokens": (
-            "what the feature's direction does to the next token if it is read out directly, past all later layers. Any direction promotes something, "
-            f"so the effect is compared with random directions: below {CLEAR_Z:.0f} standard deviations it means nothing."
+            "what the feature's direction does to the next token if it is read out directly, past all later layers. Any direction promotes "
+            f"something, so it is compared with random directions: below {CLEAR_Z:.0f} standard deviations it means nothing."
         ),
         "Which features are shown": (
-            f"by rule: the five with most activation in all among those that fire on {BAND[0]:.2%} to {BAND[1]:.0%} of the tokens, then three drawn at "
-            "random from the rest. For PCA, where every feature is always active, the five with the largest coefficients."
+            f"by rule: the five with most activation in all among those that fire on {BAND[0]:.2%} to {BAND[1]:.0%} of the tokens, then "
+            "three drawn at random from the rest. For PCA, where every feature is always active, the five with the largest coefficients."
         ),
     }
     return [html.listing([tag("span", tag("strong", name), f": {words}") for name, words in notes.items()])]

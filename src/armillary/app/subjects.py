@@ -68,7 +68,7 @@ def optional_model(fits: Mapping[Path, Decomposition], remark: Callable[[str], N
 
 
 def open_store(path: Path, fit: Decomposition, acts: str | None = None) -> Harvest:
-    """The store a fit was made from: the one named, the one of its provenance, or, for a run that was moved, the one of that name beside it.
+    """The store a fit was made from: the one named, that of its provenance, or (a run that was moved) the one of that name beside it.
 
     Raises:
         InputError: there is none.

@@ -21,6 +21,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -33,9 +34,10 @@ from torch import Tensor
 
 from armillary.core.manifest import Manifest, read_manifest
 from armillary.core.prefetch import prefetch
+from armillary.core.remote import is_remote, pull
 from armillary.core.rows import Batch, Layout, Permutation
 from armillary.core.rows import width as total_width
-from armillary.core.shards import as_tensor, check_bytes, check_size, decode, read_columns, take
+from armillary.core.shards import MappedFiles, as_tensor, check_bytes, check_size, decode, read_columns, take
 from armillary.core.shuffle import BlockPermutation
 from armillary.core.site import Site, Source
 from armillary.core.store_writer import PER_TOKEN, token_pieces
@@ -44,16 +46,19 @@ from armillary.errors import InputError, unknown
 
 #: Rows that are fetched from disk together, in bytes; about three such groups are alive at a time.
 GROUP_BYTES = 16 << 20
+#: Files of a store that stay mapped during a pass, in bytes; the rest is mapped when it is needed.
+MAPPED_BYTES = 256 << 20
 #: Rows that lie together on disk where a store is too large to shuffle row by row, in bytes.
 BLOCK_BYTES = 1 << 20
 _DOCUMENTS_KEPT = 64
+Shuffle = Permutation | BlockPermutation
 
 
 def open(path: str | os.PathLike[str], *, memory_budget: int | None = None) -> Harvest:
     """Open a store, finished or not.
 
     Args:
-        path: the folder `harvest` wrote.
+        path: the folder `harvest` wrote, or an fsspec URL, of which a copy is kept below ~/.cache/armillary.
         memory_budget: bytes up to which a store is shuffled row by row (the operating system caches it); a larger one goes through a
             buffer of a quarter of this. None is half of the machine's memory.
 
@@ -62,7 +67,7 @@ def open(path: str | os.PathLike[str], *, memory_budget: int | None = None) -> H
         MismatchError: the folder belongs to something else or to a newer version.
         CorruptFileError: a file is missing or has another length than was written; it is named.
     """
-    folder = Path(path)
+    folder = pull(str(path)) if is_remote(path) else Path(path)
     manifest = read_manifest(folder)
     for entry in manifest.files:
         check_size(folder, entry)
@@ -248,22 +253,22 @@ class StoredRows:
         near = self._buffer if isinstance(shuffle, BlockPermutation) else max(1, GROUP_BYTES // self._row_bytes)
         groups = groupby(range(skip * size, self.n_rows, size), lambda start: start // near)
         places = ([np.arange(start, min(start + size, self.n_rows))[rank::world] for start in starts] for _, starts in groups)
-        return _one_by_one(prefetch(self._read_group(group, shuffle) for group in places))
+        files = MappedFiles(MAPPED_BYTES)
+        read = prefetch(self._read(group, shuffle, files) for group in places)
+        return _batches_of(read)
 
-    def _shuffle(self, seed: int | None, epoch: int) -> Permutation | BlockPermutation | None:
+    def _shuffle(self, seed: int | None, epoch: int) -> Shuffle | None:
         if seed is None:
             return None
         if self._fits:
             return Permutation(self.n_rows, seed, epoch)
         return BlockPermutation(self.n_rows, self._block, self._buffer, seed, epoch)
 
-    def _read_group(self, places: list[NDArray[np.int64]], shuffle: Permutation | BlockPermutation | None) -> list[Batch]:
+    def _read(self, places: list[NDArray[np.int64]], shuffle: Shuffle | None, files: MappedFiles) -> _Group:
         """Batches that lie near each other in the order, fetched together."""
         index = np.concatenate(places)
         row = index if shuffle is None else shuffle(index)
-        x = self.read(row)
-        ends = np.cumsum([len(place) for place in places])
-        return [Batch(x[end - len(place) : end], row[end - len(place) : end]) for place, end in zip(places, ends, strict=True)]
+        return self._fetch(row, [len(place) for place in places], files)
 
     def read(self, row: NDArray[np.int64]) -> Tensor:
         """Rows [m, D] at the given indices, in the dtype of the store (int8 becomes float32).
@@ -271,32 +276,60 @@ class StoredRows:
         Raises:
             CorruptFileError: a shard that was damaged since the store was opened.
         """
-        is_sorted = bool((np.diff(row) > 0).all())
-        place: NDArray[Any] | None = None if is_sorted else np.argsort(row)
-        ascending = row if place is None else row[place]
-        parts = [self._read_site(site, ascending, place) for site in self._columns]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        (batch,) = self._fetch(row, [len(row)], MappedFiles(0)).batches()
+        return batch.x
 
-    def _read_site(self, site: int, row: NDArray[np.int64], place: NDArray[np.int64] | None) -> Tensor:
-        """Rows of one site: ascending `row` [m] go to `place` [m] of the result."""
-        out: dict[str, NDArray[Any]] = {}
-        cuts = np.searchsorted(row, [0, *self._ends])
-        for shard, (low, high) in enumerate(pairwise(cuts)):
-            if low == high:
-                continue
-            first = self._ends[shard] - self._harvest.manifest.shards[shard].n_rows
-            for name, stored in read_columns(self._harvest.path / self._harvest.manifest.shards[shard].rows[site].name).items():
-                if name not in out:
-                    out[name] = np.empty((len(row), *stored.shape[1:]), stored.dtype)
-                target = slice(low, high) if place is None else place[low:high]
-                out[name][target] = take(stored, row[low:high] - first)
-        return decode({name: as_tensor(array) for name, array in out.items()})
+    def _fetch(self, row: NDArray[np.int64], sizes: list[int], files: MappedFiles) -> _Group:
+        """Read rows [m] from the disk in ascending order."""
+        is_ascending = bool((np.diff(row) > 0).all())
+        order = np.arange(len(row)) if is_ascending else np.argsort(row)
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        return _Group(row, place, sizes, [self._ascending(site, row[order], files) for site in self._columns])
+
+    def _ascending(self, site: int, row: NDArray[np.int64], files: MappedFiles) -> dict[str, NDArray[Any]]:
+        """The stored columns of one site at ascending rows [m]."""
+        shards = self._harvest.manifest.shards
+        first = files.columns(self._harvest.path / shards[0].rows[site].name)
+        out = {name: np.empty((len(row), *stored.shape[1:]), stored.dtype) for name, stored in first.items()}
+        for shard, (low, high) in enumerate(pairwise(np.searchsorted(row, [0, *self._ends]))):
+            if low < high:
+                start = self._ends[shard] - shards[shard].n_rows
+                for name, stored in files.columns(self._harvest.path / shards[shard].rows[site].name).items():
+                    take(stored, row[low:high] - start, out[name][low:high])
+        return out
 
 
-def _one_by_one(groups: Generator[list[Batch]]) -> Iterator[Batch]:
+@dataclass(frozen=True)
+class _Group:
+    """Rows of several batches as they were read, still in ascending order.
+
+    Args:
+        row: [m] their indices in the order of the batches.
+        place: [m] where each lies among the rows that were read.
+        sizes: rows per batch.
+        sites: per site the stored columns.
+    """
+
+    row: NDArray[np.int64]
+    place: NDArray[np.int64]
+    sizes: list[int]
+    sites: list[dict[str, NDArray[Any]]]
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches; rows are brought into their order here, in the reader's thread, beside the reading of the next group."""
+        end = 0
+        for size in self.sizes:
+            start, end = end, end + size
+            place = self.place[start:end]
+            parts = [decode({name: as_tensor(take(stored, place)) for name, stored in site.items()}) for site in self.sites]
+            yield Batch(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), self.row[start:end])
+
+
+def _batches_of(groups: Generator[_Group]) -> Iterator[Batch]:
     with closing(groups):
         for group in groups:
-            yield from group
+            yield from group.batches()
 
 
 @final

@@ -12,12 +12,15 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
@@ -80,7 +83,7 @@ def save(value: Any, path: str | os.PathLike[str], *, log: list[dict[str, Any]] 
 def _write_folder(folder: Path, value: Any, log: list[dict[str, Any]]) -> None:
     tensors: dict[str, Tensor] = {}
     tree = take_apart(value, tensors)
-    safetensors.torch.save_file(tensors, folder / WEIGHTS)
+    safetensors.torch.save_file(_ready(tensors), folder / WEIGHTS)
     manifest = {"schema": SCHEMA, "value": tree, "sha256": {WEIGHTS: file_sha256(folder / WEIGHTS)}}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
     if log:
@@ -112,10 +115,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
     except ValueError:
         raise CorruptFileError(f"{folder / MANIFEST} is not valid JSON; it was cut short or edited") from None
-    if "value" not in manifest:
-        raise MismatchError(f"'{folder}' is not a fitted decomposition; a folder written by `armillary fit` or `fit.save` is needed")
     if manifest.get("schema", 0) > SCHEMA:
         raise MismatchError(f"'{folder}' has schema {manifest['schema']}, this version reads up to {SCHEMA}; upgrade armillary")
+    if "value" not in manifest:
+        raise MismatchError(f"'{folder}' is not a fitted decomposition; a folder written by `armillary fit` or `fit.save` is needed")
     return manifest
 
 
@@ -129,10 +132,12 @@ def _near_path(path: Path) -> str:
 
 
 def take_apart(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
-    """JSON of a value; its tensors go into `tensors` under dotted names."""
+    """JSON of a value; its tensors go into `tensors` under dotted names.
+
+    A tensor that is held twice, such as the atoms that an encoder shares with its dictionary, is kept once.
+    """
     if isinstance(value, Tensor):
-        tensors[name] = value.detach().contiguous().cpu().clone()
-        return {"tensor": name}
+        return {"tensor": _hold(value.detach(), tensors, name)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = type(value).__name__
         if kind not in CLASSES:
@@ -143,7 +148,42 @@ def take_apart(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
         return {"map": {str(key): take_apart(item, tensors, f"{name}.{key}".lstrip(".")) for key, item in value.items()}}
     if isinstance(value, tuple | list):
         return {"list": [take_apart(item, tensors, f"{name}.{i}".lstrip(".")) for i, item in enumerate(value)]}
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is not None and not isinstance(value, str | int | float):
+        raise InputError(
+            f"{name or 'a value'} is a {type(value).__name__}, which a file here cannot hold; use numbers, texts, lists or tensors"
+        )
     return value
+
+
+def _hold(value: Tensor, tensors: dict[str, Tensor], name: str) -> str:
+    """The name under which `tensors` keeps the value."""
+    for known, other in tensors.items():
+        if _is_same(value, other):
+            return known
+    while name in tensors:  # {"a.b": x, "a": {"b": y}}
+        name += "_"
+    tensors[name] = value
+    return name
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same memory read the same way."""
+    return (a.device, a.data_ptr(), a.dtype, a.shape, a.stride()) == (b.device, b.data_ptr(), b.dtype, b.shape, b.stride())
+
+
+def _ready(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors in host memory that share no storage, as safetensors wants them; copied only where they are not."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        flat = tensor.cpu().contiguous()
+        storage = flat.untyped_storage()
+        is_whole = storage.nbytes() == flat.nbytes and storage.data_ptr() not in taken
+        taken.add(storage.data_ptr())
+        found[name] = flat if is_whole else flat.clone()
+    return found
 
 
 def put_together(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -175,9 +215,10 @@ class writing:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        text = str(error)
-        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if is_full or (isinstance(error, SafetensorError) and "No space left" in text):
+        # safetensors gives the system's error number in its text only.
+        told = re.search(r"os error (\d+)", str(error)) if isinstance(error, SafetensorError) else None
+        number = int(told[1]) if told else error.errno if isinstance(error, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFullError(f"the disk is full: '{self.path}' could not be written; what was finished before is intact") from None
 
 
@@ -190,13 +231,22 @@ def refuse_existing(path: Path) -> None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file that appears whole or not at all, and survives a power cut once this returns."""
+    with replacing(path) as scratch:
+        scratch.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A scratch path beside `path`; what is written there takes the path's place at the end, or vanishes after an error."""
     scratch = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        with open(scratch, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
+    try:
+        with writing(path):
+            yield scratch
+            with open(scratch, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:
@@ -214,7 +264,8 @@ def write_state(path: Path, state: State) -> None:
     tree = take_apart(state, tensors)
     if not tensors:
         tensors["_"] = torch.zeros(0)
-    write_atomic(path, safetensors.torch.save(tensors, metadata={"tree": json.dumps(tree)}))
+    with replacing(path) as scratch:
+        safetensors.torch.save_file(_ready(tensors), scratch, metadata={"tree": json.dumps(tree)})
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -28,11 +28,12 @@ class Config(BaseModel):
 
 def _readable(config: type[Config], error: ValidationError) -> InputError:
     """The first problem of a validation as one line: which option, which value, what is allowed."""
-    problem = error.errors()[0]
+    problems = error.errors()  # a name that is not known says more than the one it leaves missing
+    problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     option = ".".join(str(part) for part in problem["loc"]) or "options"
     if problem["type"] == "extra_forbidden":
         return unknown(f"option of {config.__name__}", option, config.model_fields)
     if problem["type"] == "missing":
-        return InputError(f"{config.__name__} needs the option {option!r} ({config.model_fields[option].description})")
+        return InputError(f"{config.__name__} needs the option {option!r} ({(config.model_fields[option].description or '').rstrip('.')})")
     message = problem["msg"].removeprefix("Value error, ")
     return InputError(f"option {option!r} of {config.__name__}: {message}, got {problem['input']!r}")

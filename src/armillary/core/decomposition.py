@@ -21,7 +21,7 @@ from armillary.core.dictionary import ROLES, Dictionary
 from armillary.core.encoders import Encoder, EncoderRule, MappedEncoder, SubsetEncoder
 from armillary.core.rows import Layout, width
 from armillary.core.site import Site, Source
-from armillary.errors import ShapeError
+from armillary.errors import InputError, ShapeError
 
 
 @final
@@ -127,7 +127,13 @@ class Decomposition:
         return replace(self, dictionary=self.dictionary.subset(atoms), encoder=SubsetEncoder(self.encoder, atoms))
 
     def rotate(self, matrix: Tensor) -> Decomposition:
-        """The fit in the coordinates x @ matrix, for an orthogonal matrix [D, D] and a fit whose target is its input."""
+        """The fit in the coordinates x @ matrix, for an orthogonal matrix [D, D] and a fit whose target is its input.
+
+        Raises:
+            InputError: another target, or a base whose coefficients are read off the row's own coordinates.
+        """
+        if self.inputs != self.targets or self.dictionary.base_rule != "constant":
+            raise InputError(f"{self!r} cannot be rotated: its target must be its input and its base constant")
         dictionary = self.dictionary.with_atoms(self.dictionary.atoms @ matrix, self.dictionary.base @ matrix)
         return replace(self, dictionary=dictionary, encoder=MappedEncoder(self.encoder, matrix.T))
 
@@ -165,7 +171,7 @@ def feature_activations(dictionary: Dictionary, codes: Codes) -> Codes:
         return Codes(codes.value.masked_fill(~keep, 0), index, codes.value.new_zeros(len(codes), 0), dictionary.n_features)
     # A region counts by its centroid's coefficient; a group without a centroid by the norm of its coefficients.
     dense = codes.dense()
-    counts = torch.where(is_region[dictionary.group] & (dictionary.role == loading), 0.0, 1.0)
+    counts = torch.where(is_region[dictionary.group] & (dictionary.role == loading), 0.0, 1.0).to(dense)
     squares = (dense * counts).square()
     norm = dense.new_zeros(len(codes), dictionary.n_features).index_add(1, dictionary.group, squares).sqrt()
     lone = torch.bincount(dictionary.group, weights=counts, minlength=dictionary.n_features) == 1

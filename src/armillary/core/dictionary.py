@@ -116,12 +116,15 @@ class Dictionary:
         """Indices of the atoms that belong to the given features, feature by feature.
 
         Raises:
-            InputError: a feature outside 0..F-1.
+            InputError: a feature outside 0..F-1, or one that is named twice.
         """
         wanted = torch.as_tensor(features, device=self.group.device, dtype=torch.int64).flatten()
         outside = wanted[(wanted < 0) | (wanted >= self.n_features)]
         if len(outside):
             raise InputError(f"feature {int(outside[0])} is out of range: there are {self.n_features} (0 to {self.n_features - 1})")
+        found, times = wanted.unique(return_counts=True)
+        if (times > 1).any():
+            raise InputError(f"feature {int(found[times.argmax()])} is named {int(times.max())} times; name each feature once")
         if self.is_simple:
             return wanted
         return torch.cat([torch.nonzero(self.group == f).flatten() for f in wanted] or [wanted])

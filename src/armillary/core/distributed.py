@@ -13,7 +13,7 @@ from torch import Tensor
 def start() -> None:
     """Join the process group when started by torchrun (gloo on CPU, NCCL on GPU); does nothing otherwise or when joined already."""
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not is_on():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
 
 def is_on() -> bool:
@@ -33,6 +33,16 @@ def sum_(*tensors: Tensor) -> None:
     if is_on():
         for tensor in tensors:
             dist.all_reduce(tensor)
+
+
+def largest(value: int) -> int:
+    """The largest of all ranks' values; also a barrier."""
+    if not is_on():
+        return value
+    # With a group of the caller's own that speaks NCCL only, the number has to travel by GPU.
+    held = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(held, op=dist.ReduceOp.MAX)
+    return int(held)
 
 
 def gather(value: Any) -> list[Any]:

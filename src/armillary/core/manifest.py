@@ -15,7 +15,7 @@ from armillary.errors import CorruptFileError, InputError, MismatchError
 
 SCHEMA = 1
 KIND = "activations"
-MANIFEST = "manifest.json"
+MANIFEST, SHARDS, TOKENS, DOCUMENTS = "manifest.json", "shards", "tokens.safetensors", "documents.jsonl"
 
 
 class _Frozen(BaseModel):
@@ -131,13 +131,18 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise InputError(f"no activations at '{folder}'{_near_path(folder)}: expected a folder with {MANIFEST}")
+    return parse_manifest(path, path.read_bytes())
+
+
+def parse_manifest(path: Path, data: bytes) -> Manifest:
+    """The manifest in the bytes of a file; `path` is for complaints. Raises as `read_manifest` does."""
     try:
-        data = json.loads(path.read_bytes())
-        _check_kind(folder, data)
-        return Manifest.model_validate(data)
-    except (ValidationError, ValueError) as error:
-        if isinstance(error, MismatchError):
-            raise
+        found = json.loads(data)
+        _check_kind(path.parent, found)
+        return Manifest.model_validate(found)
+    except MismatchError:
+        raise
+    except (ValidationError, ValueError):
         raise CorruptFileError(f"{path} cannot be read as a manifest of activations; it was cut short or edited") from None
 
 

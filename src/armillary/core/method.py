@@ -180,6 +180,7 @@ def fit_many(
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> list[Decomposition]:
     """Fit several methods in as few passes over the rows as they allow; see `Method.fit`."""
+    from armillary.core.provenance import of_rows
     from armillary.core.run import drive
 
     read: Rows | Labelled = data if isinstance(data, Labelled) else as_rows(data)
@@ -191,7 +192,7 @@ def fit_many(
     first = starts or [None] * len(methods)
     inputs = [rows if method.needs == "rows" else read for method in methods]
     consumers = [method.consumer(x, seed=seed, start=start) for method, x, start in zip(methods, inputs, first, strict=True)]
-    identity = {"methods": [_identity(method) for method in methods], "seed": seed, "n_rows": rows.n_rows, "width": width(rows.layout)}
+    identity = {"methods": [_identity(method) for method in methods], "seed": seed, "rows": of_rows(rows), "width": width(rows.layout)}
     with torch.no_grad():
         title = " + ".join(type(method).__name__ for method in methods)
         drive(consumers, rows, checkpoint=checkpoint, title=title, identity=json.dumps(identity, sort_keys=True))

@@ -24,6 +24,7 @@ class Bar:
     total: float | None
     unit: str
     done: float = 0
+    first: float = 0
     note: str = ""
     began: float = field(default_factory=time.monotonic)
     _drawn: float = field(default_factory=time.monotonic)
@@ -43,19 +44,20 @@ class Bar:
     def rate(self) -> str:
         """Units per second so far, e.g. "8,100 tokens/s"."""
         seconds = max(time.monotonic() - self.began, 1e-9)
-        return f"{_short(self.done / seconds)} {self.unit}/s"
+        return f"{_short((self.done - self.first) / seconds)} {self.unit}/s"
 
     def __str__(self) -> str:
         seconds = time.monotonic() - self.began
         of = "" if self.total is None else f" of {_short(self.total)}"
-        left = "" if not self.total or not self.done else f", {duration(seconds * (self.total / self.done - 1))} left"
+        new = self.done - self.first
+        left = f", {duration(seconds * max(0.0, self.total - self.done) / new)} left" if self.total and new else ""
         return f"{self.title}: {_short(self.done)}{of} {self.unit}, {self.rate()}{left}{f', {self.note}' if self.note else ''}"
 
 
 @contextmanager
 def progress(title: str, *, total: float | None, unit: str = "steps", done: float = 0) -> Iterator[Bar]:
     """A bar for a piece of work of `total` units, of which `done` were finished in an earlier run."""
-    bar = Bar(title, total, unit, done)
+    bar = Bar(title, total, unit, done, first=done)
     if MODE.get() == "auto" and sys.stderr.isatty():
         with _rich_bar() as live:
             bar._live, bar._task = live, live.add_task(title, total=total, completed=done, note="", rate="")

@@ -257,7 +257,9 @@ def _pursue_chunk(y: Tensor, unit: Tensor, budget: Tensor, nonnegative: bool, up
             value, index, on = F.pad(value, (0, 1)), F.pad(index, (0, 1)), F.pad(on, (0, 1))
         index, on = _place(index, on, atom, grows)
         chosen = unit[index] * on[..., None]  # [n, K, D]
-        value, on = update(y, residual, chosen, value, on)
+        moved, kept = update(y, residual, chosen, value, on)
+        # A row that is done stays as it is, or its codes would depend on the rows beside it.
+        value, on = torch.where(grows[:, None], moved, value), torch.where(grows[:, None], kept, on)
         residual = y - torch.einsum("nk,nkd->nd", value, chosen)
     return value, index
 

@@ -6,6 +6,7 @@ and give the same bits for the same rows, order and dtype.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -89,7 +90,7 @@ def width(layout: Layout) -> int:
 
 
 class Permutation:
-    """A keyed bijection of 0..n-1, computed per index: a four-round Feistel network with cycle walking.
+    """A keyed bijection of 0..n-1, computed per index: a four-round alternating Feistel network on (row, column) of a near-square table.
 
     Args:
         n: size of the domain.
@@ -102,14 +103,14 @@ class Permutation:
 
     def __init__(self, n: int, *key: int) -> None:
         self.n = n
-        self._half = max(1, (max(n - 1, 1).bit_length() + 1) // 2)
-        self._mask = np.uint64((1 << self._half) - 1)
+        self._height = np.uint64(math.isqrt(max(n - 1, 0)) + 1)
+        self._width = np.uint64(-(-n // int(self._height)) or 1)
         self._keys = np.random.SeedSequence([part % (1 << 64) for part in key]).generate_state(self.ROUNDS, np.uint64)
 
     def __call__(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Image of each index [m] in 0..n-1."""
         value = self._network(index.astype(np.uint64))
-        # The network permutes a power of four >= n; walking the cycle until it is back below n keeps a bijection.
+        # The table has up to height - 1 cells more than n; walking the cycle until it is back below n keeps a bijection.
         outside = np.flatnonzero(value >= self.n)
         while len(outside):
             value[outside] = self._network(value[outside])
@@ -117,11 +118,18 @@ class Permutation:
         return value.astype(np.int64)
 
     def _network(self, value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        half, mask = np.uint64(self._half), self._mask
-        left, right = value >> half, value & mask
-        for key in self._keys:
-            left, right = right, left ^ (_mix(right + key) & mask)
-        return (left << half) | right
+        row = value // self._width
+        column = value - row * self._width
+        for first, second in zip(self._keys[::2], self._keys[1::2], strict=True):
+            row = _rotated(row, column + first, self._height)
+            column = _rotated(column, row + second, self._width)
+        return row * self._width + column
+
+
+def _rotated(value: NDArray[np.uint64], noise: NDArray[np.uint64], size: np.uint64) -> NDArray[np.uint64]:
+    """(value + a number below `size` drawn by `noise`) modulo `size`, for sizes below 2^32."""
+    moved = value + ((_mix(noise) >> np.uint64(32)) * size >> np.uint64(32))
+    return np.minimum(moved, moved - size)  # below `size` the difference wraps around to something huge
 
 
 def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:

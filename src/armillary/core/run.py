@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +70,18 @@ def _read_pass(group: list[tuple[Consumer, Pass]], rows: Rows, saved: _Checkpoin
     rank, world = distributed.rank(), distributed.world()
     stream = rows.batches(order.batch_size, seed=order.seed, epoch=order.epoch, skip=done, rank=rank, world=world)
     with progress(title, total=total, unit="rows", done=done * order.batch_size) as bar, _deferred_interrupt() as interrupted:
-        for batch in stream:
-            if longest is not None and done >= longest:
-                break
+        for batch in islice(stream, None if longest is None else longest - done):
             check_finite(batch, rows.tokens)
             for consumer, wish in group:
                 if wish.n_batches is None or done < wish.n_batches:
                     consumer.update(batch)
             done += 1
             bar.advance(len(batch) * world, note=group[0][0].describe())
-            saved.maybe(_key(order), done, now=interrupted.is_set())
-            if interrupted.is_set():
+            # All ranks write, and stop, after the same batch, or their states would not belong together.
+            urgency = distributed.largest(2 if interrupted.is_set() else int(saved.is_due()))
+            if urgency:
+                saved.write(_key(order), done)
+            if urgency == 2:
                 raise KeyboardInterrupt
     _refuse_empty(done, bar)
 
@@ -103,13 +105,22 @@ def _end_pass(consumers: Sequence[Consumer]) -> None:
 
 @contextmanager
 def _deferred_interrupt() -> Iterator[threading.Event]:
-    """Ctrl-C (and SIGTERM) set the event instead of cutting a batch in half, so that the state that is saved is a whole one."""
+    """Ctrl-C (and SIGTERM) set the event instead of cutting a batch in half, so that the state that is saved is a whole one.
+
+    The second one interrupts at once, should the batch never end.
+    """
     event = threading.Event()
+
+    def note(*_: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
     kinds = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(kind, lambda *_: event.set()) for kind in kinds]
+    before = [signal.signal(kind, note) for kind in kinds]
     try:
         yield event
     finally:
@@ -128,8 +139,14 @@ class _Checkpoint:
 
     def load(self) -> dict[str, int]:
         """Give the consumers their saved states; returns the batches done of the pass they were in."""
-        if self.path is None or not self.path.exists():
-            return {}
+        reached = self._load() if self.path is not None and self.path.exists() else {}
+        everywhere = distributed.gather(reached)
+        if any(other != reached for other in everywhere):
+            raise MismatchError(f"the ranks' checkpoints {self.path} are of different batches ({everywhere}); delete them to start again")
+        return reached
+
+    def _load(self) -> dict[str, int]:
+        assert self.path is not None
         state = read_state(self.path)
         kinds = tuple(type(consumer).__name__ for consumer in self.consumers)
         if tuple(state["kinds"]) != kinds:
@@ -142,19 +159,24 @@ class _Checkpoint:
             consumer.load(part)
         return {state["pass"]: state["done"]}
 
-    def maybe(self, key: str, done: int, *, now: bool) -> None:
-        """Write if the last one is old enough, or `now`."""
-        if self.path is not None and (now or time.monotonic() - self._written >= self.every):
-            self._write(key, done)
+    def is_due(self) -> bool:
+        """Whether the last one is old enough."""
+        return self.path is not None and time.monotonic() - self._written >= self.every
 
-    def _write(self, key: str, done: int) -> None:
-        assert self.path is not None
+    def write(self, key: str, done: int) -> None:
+        """Keep the consumers' states after `done` batches of the pass; without a path nothing is kept."""
+        if self.path is None:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         states: list[Any] = [dict(consumer.state()) for consumer in self.consumers]
         kinds = [type(consumer).__name__ for consumer in self.consumers]
-        write_state(self.path, {"kinds": kinds, "identity": self.identity, "pass": key, "done": done, "states": states})
+        fresh = self.path.with_name(f"{self.path.name}.next")
+        write_state(fresh, {"kinds": kinds, "identity": self.identity, "pass": key, "done": done, "states": states})
+        distributed.largest(0)  # every rank has written before any replaces, so a killed run leaves checkpoints of one batch
+        os.replace(fresh, self.path)
         self._written = time.monotonic()
 
     def remove(self) -> None:
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+            self.path.with_name(f"{self.path.name}.next").unlink(missing_ok=True)

@@ -165,6 +165,31 @@ def _array(mapped: mmap.mmap, start: int, entry: Mapping[str, Any]) -> NDArray[A
     return flat.reshape(shape)
 
 
+class MappedFiles:
+    """Keeps files mapped between reads, up to a limit, so that their pages need not be found again.
+
+    Mapped pages are the operating system's cache, but they count as resident memory of the process; hence the limit.
+
+    Args:
+        limit: bytes of files that are mapped at a time.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._size = limit, 0
+        self._open: dict[Path, dict[str, NDArray[Any]]] = {}
+
+    def columns(self, path: Path) -> dict[str, NDArray[Any]]:
+        """See `read_columns`."""
+        if path not in self._open:
+            columns = read_columns(path)
+            self._size += sum(array.nbytes for array in columns.values())
+            if self._size > self._limit:
+                self._open.clear()
+                self._size = sum(array.nbytes for array in columns.values())
+            self._open[path] = columns
+        return self._open[path]
+
+
 # ---------------------------------------------------------------- rows to stored values, and back
 
 
@@ -200,8 +225,12 @@ def as_tensor(array: NDArray[Any]) -> Tensor:
     return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
 
 
-def take(stored: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
-    """Rows `index` [m] (ascending) of a stored array; a run of neighbours is a view."""
+def take(stored: NDArray[Any], index: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Rows `index` [m] of a stored array, into `out` if given; without it a run of neighbours is a view."""
     if len(index) and int(index[-1]) - int(index[0]) + 1 == len(index) and (np.diff(index) == 1).all():
-        return stored[int(index[0]) : int(index[-1]) + 1]
-    return stored.take(index, axis=0)
+        run = stored[int(index[0]) : int(index[-1]) + 1]
+        if out is None:
+            return run
+        out[:] = run
+        return out
+    return stored.take(index, axis=0, out=out, mode="clip")  # "raise" would go through a copy

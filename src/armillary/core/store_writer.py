@@ -19,7 +19,10 @@ from torch import Tensor
 
 from armillary.core.artifact import refuse_existing, writing
 from armillary.core.manifest import (
+    DOCUMENTS,
     MANIFEST,
+    SHARDS,
+    TOKENS,
     Cursor,
     Manifest,
     Shard,
@@ -33,8 +36,6 @@ from armillary.core.shards import Column, FileEntry, check_size, column, read_co
 from armillary.core.site import Site
 from armillary.core.tokens import Document, Tokens
 
-SHARDS = "shards"
-TOKENS, DOCUMENTS = "tokens.safetensors", "documents.jsonl"
 #: Arrays of `Tokens` that have one entry per token.
 PER_TOKEN = ("ids", "document", "position", "span", "is_special", "is_row")
 # Names this writer gives to files, finished or not

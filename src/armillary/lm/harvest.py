@@ -26,6 +26,7 @@ from armillary.core.manifest import Manifest, ModelEntry
 from armillary.core.prefetch import prefetch
 from armillary.core.progress import progress
 from armillary.core.provenance import versions
+from armillary.core.remote import is_remote, pull, push
 from armillary.core.rows import Batch, Layout, Permutation
 from armillary.core.shards import DTYPES, check_dtype, decode
 from armillary.core.site import Site, Source
@@ -33,7 +34,8 @@ from armillary.core.store_writer import ShardData, StoreWriter, site_entries
 from armillary.core.texts import OnError, TextErrors, TextFiles, checked
 from armillary.core.tokens import Document, Tokens, concatenate
 from armillary.errors import InputError, TextError
-from armillary.lm.packing import Block, Harvested, Packing, Start, capture_block, check_same_texts, read_blocks
+from armillary.lm.capture import capture_block
+from armillary.lm.packing import Block, Harvested, Packing, Start, check_same_texts, read_blocks
 
 #: What can be harvested: one text, texts, documents, or a stream of either (`TextFiles` reads files).
 Texts = str | Iterable[str] | Iterable[Document]
@@ -73,7 +75,8 @@ def harvest(
         lm: a `LanguageModel`.
         texts: a text, texts, documents, or a stream of them such as `TextFiles`.
         sites: one or more places of the model.
-        out: a folder that is empty, does not exist, or holds this very harvest.
+        out: a folder that is empty, does not exist, or holds this very harvest; or an fsspec URL, to which the finished store is copied
+            from below ~/.cache/armillary.
         dtype: bf16, fp32, fp16, or int8 with one scale per row.
         context: tokens of a window at most; None is the model's own, capped at 512.
         stride: tokens between the starts of a long document's windows; None is `context`, no overlap. See `Packing`.
@@ -99,13 +102,16 @@ def harvest(
         lm, found, dtype=dtype, context=context, stride=stride, exclude_special=exclude_special, exclude_first=exclude_first,
         batch_tokens=batch_tokens, shard_rows=shard_rows, n_tokens=n_tokens,
     )  # fmt: skip
-    writer = StoreWriter.begin(Path(out), _manifest(lm, found, packing, dtype), resume=resume)
+    folder = pull(str(out)) if is_remote(out) else Path(out)
+    writer = StoreWriter.begin(folder, _manifest(lm, found, packing, dtype), resume=resume)
     if writer.manifest.complete:
         check_same_texts(checked(texts, errors), _start(writer.manifest), is_cut=writer.manifest.n_rows == n_tokens)
     else:
         _write(lm, checked(texts, errors), found, packing, writer)
         writer.finish(_all_counts(texts, errors))
-    return activations.open(out)
+        if is_remote(out):
+            push(folder, str(out))
+    return activations.open(folder)
 
 
 def _write(lm: Harvested, documents: Iterable[Document], sites: list[Site], packing: Packing, writer: StoreWriter) -> None:

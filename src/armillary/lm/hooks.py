@@ -82,6 +82,11 @@ class Pass:
         return list(taps.values())
 
     @property
+    def only_captures(self) -> bool:
+        """Whether the model's own output is of no interest."""
+        return self._stop
+
+    @property
     def modules(self) -> list[str]:
         """Paths of the hooked modules."""
         return [tap.spot.module for tap in self._taps]

@@ -250,6 +250,11 @@ class SiteMap:
             raise InputError(f"head {site.head} of site '{site}' is out of range: the model has {n_heads} heads (0 to {n_heads - 1})")
         return int(site.head or 0), n_heads
 
+    def head_columns(self, site: Site, d: int) -> slice:
+        """The columns of one head among the `d` of all heads."""
+        head, n_heads = self._head(site)
+        return slice(head * d // n_heads, (head + 1) * d // n_heads)
+
     def _missing(self, site: Site, block: nn.Module) -> CapabilityError:
         name = type(block).__name__
         if site.kind == "resid_mid":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from armillary.core.tokens import Tokens, concatenate
 from armillary.errors import CapabilityError, InputError
 from armillary.studies import fidelity
 from armillary.studies.quality.fidelity import Config
-from armillary.studies.quality.loss import choose_sequences, losses, parts
+from armillary.studies.quality.loss import choose_sequences, losses, parts, resample
 from armillary.studies.units import RowUnits
 from toys import LETTERS, RESID, VOCAB, ToyLM, constant_fit, fit_of, identity_fit, own_texts, random_sae, toy_rows
 
@@ -119,6 +120,15 @@ def test_resampling_gives_every_token_another_ones_value(model: ToyLM, tokens: T
     assert torch.equal(resampled[torch.from_numpy(mask) & ~is_row], clean[torch.from_numpy(mask) & ~is_row])
 
 
+def test_no_token_is_resampled_to_itself(model: ToyLM) -> None:
+    tokens = model.tokenize(["abcdefghijk"])
+    part = next(parts(tokens, np.array([0]), 100))
+    sample = torch.arange(12.0)[:, None]  # the value of a token is its index
+    for seed in range(20):
+        (edit,) = resample(RESID, sample, np.arange(12), seed)(part)
+        assert (edit.source[0, :, 0] != torch.arange(12.0)).all()  # type: ignore[attr-defined]
+
+
 def test_special_tokens_and_padding_are_never_edited(model: ToyLM, tokens: Tokens) -> None:
     model.seen.clear()
     measure(model, tokens, random_sae, config=Config(n_bootstrap=100, batch_tokens=10_000))
@@ -174,10 +184,14 @@ def test_subjects_at_one_site_share_the_models_clean_and_ablated_runs(tokens: To
 def test_only_text_that_follows_text_is_predicted(model: ToyLM) -> None:
     first, second = model.tokenize(["abc", "defg"]), model.tokenize(["kk"])
     packed = concatenate([first, second], first.documents)
-    one_sequence = Tokens(**{**vars(packed), "starts": np.array([0, len(packed)])})
+    one_sequence = replace(packed, starts=np.array([0, len(packed)]))
     part = next(parts(one_sequence, np.array([0]), 100))
     # <s> a b c <s> d e f g <s> k k: each letter but the last of its document predicts the next
     assert part.scored().tolist() == [1, 2, 5, 6, 7, 10]
+    every = np.ones(len(packed), bool)
+    document = np.array([0] * 4 + [1] * 5 + [2] * 3)  # packed without a separator
+    unmarked = replace(one_sequence, is_special=~every, is_row=every, document=document)
+    assert next(parts(unmarked, np.array([0]), 100)).scored().tolist() == [0, 1, 2, 4, 5, 6, 7, 9, 10]
 
 
 def test_sequences_are_chosen_at_random_and_as_many_as_needed(tokens: Tokens) -> None:

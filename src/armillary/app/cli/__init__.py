@@ -49,6 +49,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, is_asked: bool) -> Non
 
 program = Armillary(
     "armillary",
+    subcommand_metavar="COMMAND ...",
     help="""Take a language model's activations apart and understand the parts.
 
     Begin with `armillary demo`. Every command shows its options with --help; every option can stand in a YAML file (--config).""",

@@ -12,7 +12,7 @@ import click
 from armillary import methods
 from armillary.app.cli.options import Command, Family, Several, given, of_config
 from armillary.app.cli.screen import Screen
-from armillary.app.cli.summaries import first_sentence
+from armillary.app.cli.summaries import first_sentence, help_text
 from armillary.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _command(name: str, method: type[Method]) -> click.Command:
         _run(method(**given(ctx, method.model_fields)), **{key: options[key] for key in options if key not in method.model_fields})
 
     own = of_config(method)
-    return Command(name, params=[*params, *own], callback=run, help=method.__doc__)
+    return Command(name, params=[*params, *own], callback=run, help=help_text(method.__doc__))
 
 
 def _run(method: Method, *, screen: Screen, acts: str, site: tuple[str, ...], out: str, seed: int, label: str | None = None) -> None:
@@ -111,7 +111,6 @@ def _labelled(rows: StoredRows, label: str) -> Labelled:
 
 def _checkpoint(out: Path, method: Method, rows: StoredRows, seed: int) -> Path:
     """Where an interrupted fit is kept: beside `out`, under a name that only an equal run finds."""
-    same = json.dumps(
-        [type(method).__name__, method.model_dump(mode="json"), str(rows.layout), dict(rows.record), seed], sort_keys=True, default=str
-    )
+    options = method.model_dump(mode="json")
+    same = json.dumps([type(method).__name__, options, str(rows.layout), dict(rows.record), seed], sort_keys=True, default=str)
     return out.with_name(f".{out.name}.{hashlib.sha256(same.encode()).hexdigest()[:12]}.checkpoint")

@@ -23,7 +23,9 @@ TEXT_HELP = "Files (.txt, .jsonl, .parquet, .gz, .zst), folders, URLs, datasets:
 @click.option("--dtype", default="bf16", show_default=True, help="Precision of the stored rows: bf16, fp32, fp16 or int8.")
 @click.option("--context", type=int, help="Tokens of a window at most.  [default: the model's, at most 512]")
 @click.option("--stride", type=int, help="Tokens between the windows of a long document.  [default: no overlap]")
-@click.option("--exclude-special/--include-special", default=True, help="Whether to leave out tokens the tokenizer added.  [default: leave out]")
+@click.option(
+    "--exclude-special/--include-special", default=True, help="Whether to leave out tokens the tokenizer added.  [default: leave out]"
+)
 @click.option("--exclude-first", type=int, default=0, show_default=True, help="Leave out the first so many positions of a window.")
 @click.option("--batch-tokens", type=int, default=4096, show_default=True, help="Tokens of one forward pass.")
 @click.option("--shard-rows", type=int, help="Rows of a shard; an interruption loses one at most.  [default: about 32 MB]")
@@ -32,7 +34,7 @@ TEXT_HELP = "Files (.txt, .jsonl, .parquet, .gz, .zst), folders, URLs, datasets:
 @click.option("--resume/--no-resume", default=True, help="Whether to go on with an interrupted harvest.  [default: resume]")
 @model_options
 def command(screen: Screen, model: str, site: tuple[str, ...], text: tuple[str, ...], out: str, **settings: Any) -> None:
-    """Run the text through MODEL (a name on the Hugging Face hub, a folder, arm-small or arm-tiny) and keep the activations of some sites."""
+    """Run the text through MODEL (a name on the Hugging Face hub, a folder, arm-small or arm-tiny) and keep activations."""
     from armillary.core.texts import TextFiles
     from armillary.lm.harvest import harvest
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from armillary.core.config import Config
 
+#: Columns of a help page at most.
+WIDTH = 110
 _GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 
 
@@ -34,7 +36,7 @@ class Command(click.Command):
     """A command with the common options; its function is called with a `Screen` first."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+        super().__init__(*args, **{"context_settings": {"max_content_width": WIDTH}, **settings})
         self.params = [*self.params, *_common()]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -65,6 +67,9 @@ class Family(click.Group):
 
     #: What the names are, for the error message: "method", "study".
     what = "command"
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"context_settings": {"max_content_width": WIDTH}, "options_metavar": "", **settings})
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, args or ["--help"])
@@ -157,8 +162,9 @@ def _help(field: FieldInfo) -> str:
     if field.is_required():
         return text
     default = field.get_default(call_default_factory=True)
-    shown = "none" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
-    return f"{text}  [default: {shown}]"
+    if default is None:  # the text says what that means
+        return text
+    return f"{text}  [default: {str(default).lower() if isinstance(default, bool) else default}]"
 
 
 def metavar(annotation: Any) -> str:

@@ -22,7 +22,8 @@ Made by `python -m armillary.app.cli.reference > docs/reference/cli.md`; a test 
 
 Results go to stdout; remarks, progress and errors to stderr. With `--json` stdout holds one JSON object, also when a command fails
 (`{"ok": false, "error": ..., "message": ..., "exit_code": ...}`). With `--config FILE` options are read from a YAML file whose keys are
-the options' names (`n-features: 400`, lists for options that take several values); what is typed wins. `ARMILLARY_DEBUG=1` shows tracebacks.
+the options' names (`n-features: 400`; lists for options that take several values); what is typed wins.
+`ARMILLARY_DEBUG=1` shows tracebacks.
 """
 
 

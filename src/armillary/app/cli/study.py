@@ -10,7 +10,7 @@ import click
 from armillary import studies
 from armillary.app.cli.options import Command, Family, given, of_config
 from armillary.app.cli.screen import Screen
-from armillary.app.cli.summaries import first_sentence
+from armillary.app.cli.summaries import first_sentence, help_text
 
 
 class Studies(Family):
@@ -54,7 +54,7 @@ def _command(name: str, study: Any) -> click.Command:
         config = study.Config(**given(ctx, study.Config.model_fields))
         _run(study, config, **{key: options[key] for key in options if key not in study.Config.model_fields})
 
-    return Command(name, params=[*params, *of_config(study.Config)], callback=run, help=study.__doc__)
+    return Command(name, params=[*params, *of_config(study.Config)], callback=run, help=help_text(study.__doc__))
 
 
 def _run(study: Any, config: Any, *, screen: Screen, fits: tuple[str, ...], acts: str | None, model: str | None, out: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 from pathlib import Path
 
 
@@ -16,3 +17,10 @@ def first_sentence(module: str) -> str:
     found = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == inner), tree)
     text = ast.get_docstring(found) or ast.get_docstring(tree) or ""
     return " ".join(text.split("\n\n")[0].split())
+
+
+def help_text(docstring: str | None) -> str:
+    """A docstring as a help page: without its sections on arguments and errors, and with indented blocks kept as they are."""
+    paragraphs = inspect.cleandoc(docstring or "").split("\n\n")
+    kept = [text for text in paragraphs if not text.startswith(("Args:", "Raises:", "Returns:"))]
+    return "\n\n".join(f"\b\n{text}" if text.startswith("    ") else text for text in kept)

@@ -21,10 +21,10 @@ from armillary.lm.reference.tokenizer import BOS, train_tokenizer
 Tokens = NDArray[np.uint16]
 
 BLOCK_STEPS = 500
-BLOCK_DOCUMENTS = {"world": 9_000, "mcq": 2_500}  # written per block; about as many as its rows can show
+BLOCK_DOCUMENTS = {"world": 9_000, "reading": 2_500}  # written per block; about as many as its rows can show
 TOKENIZER_DOCUMENTS = 16_000  # world documents the tokenizer is trained on, beside all real ones
-PRACTICE = {"multiple_choice": 0.5, "colours": 0.3, "repeat": 0.2}  # shares of the documents of the third source
-SOURCES = ("real", "world", "mcq")
+READING = {"multiple_choice": 0.5, "colours": 0.3, "repeat": 0.2}  # shares of the documents of the third source
+SOURCES = ("real", "world", "reading")
 
 
 def pack(tokenizer: Tokenizer, documents: Iterable[Document]) -> tuple[Tokens, NDArray[np.int64]]:
@@ -49,11 +49,10 @@ def _tokenizer_documents() -> Iterator[Document]:
     yield from world_documents(0, TOKENIZER_DOCUMENTS)
 
 
-def mixture(recipe: Recipe, step: int) -> tuple[int, int, int]:
-    """Rows of (real, world, multiple choice) in one step's batch."""
-    shares = recipe.early_shares if step < recipe.early_steps else recipe.shares
-    real, mcq = (round(recipe.rows * share) for share in (shares[0], shares[2]))
-    return real, recipe.rows - real - mcq, mcq
+def mixture(recipe: Recipe) -> tuple[int, int, int]:
+    """Rows of (real, world, reading) in one batch."""
+    real, reading = (round(recipe.rows * share) for share in (recipe.shares[0], recipe.shares[2]))
+    return real, recipe.rows - real - reading, reading
 
 
 class Rows:
@@ -71,14 +70,14 @@ class Rows:
         return pack(self.tokenizer, real_documents("seen"))[0]
 
     def batch(self, step: int) -> Tokens:
-        """Rows [B, context + 1] of a step: real text first, then world, then multiple choice."""
+        """Rows [B, context + 1] of a step: real text first, then world, then reading."""
         rng = np.random.default_rng([self.recipe.seed, step])
-        n_real, n_world, n_mcq = mixture(self.recipe, step)
+        n_real, n_world, n_reading = mixture(self.recipe)
         self._write(step // BLOCK_STEPS)
         length = self.recipe.context + 1
         starts = rng.integers(0, len(self.real) - length, n_real)
         rows = [self.real[i : i + length] for i in starts]
-        for source, n in (("world", n_world), ("mcq", n_mcq)):
+        for source, n in (("world", n_world), ("reading", n_reading)):
             tokens, begins = self._written[source]
             begins = begins[begins < len(tokens) - length]
             bare = np.arange(len(rows), len(rows) + n) % 2 * self.recipe.bare_rows  # 1 where the BOS is left out
@@ -93,12 +92,11 @@ class Rows:
             return
         seed, n = self.recipe.seed + 1, BLOCK_DOCUMENTS["world"]  # seed 0 wrote the tokenizer's text
         world = world_documents(seed, n, start=block * n, mcq_share=0.0)
-        self._written = {"world": pack(self.tokenizer, world), "mcq": pack(self.tokenizer, self._reading(block))}
+        self._written = {"world": pack(self.tokenizer, world), "reading": pack(self.tokenizer, self._reading(block))}
         self._block = block
 
     def _reading(self, block: int) -> Iterator[Document]:
-        """Multiple choice alone at first, then with its practices."""
-        is_early = block * BLOCK_STEPS < self.recipe.practice_from
-        for kind, share in ({"multiple_choice": 1.0} if is_early else PRACTICE).items():
-            n = round(BLOCK_DOCUMENTS["mcq"] * share)
+        """Multiple choice and the exercises that lead to it."""
+        for kind, share in READING.items():
+            n = round(BLOCK_DOCUMENTS["reading"] * share)
             yield from world_documents(-self.recipe.seed - 1, n, start=block * n, only=kind)

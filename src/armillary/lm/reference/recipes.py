@@ -14,9 +14,8 @@ class Recipe:
     """Everything that determines a training run, apart from the machine.
 
     Attributes:
-        shares: parts of (real, world, multiple-choice) rows in a batch; they sum to 1.
-        early_shares: the same, for the first `early_steps` (in-context copying is learnt early and suddenly).
-        practice_from: step from which the third kind of rows holds simpler exercises beside multiple-choice questions.
+        shares: parts of (real, world, reading) rows in a batch; they sum to 1. Reading rows hold multiple-choice questions and
+            the exercises that lead to them (in-context copying is learnt suddenly, and late without them).
         bare_rows: whether every second row starts without BOS, as texts do behind a tokenizer that adds none.
         learning_rate: peak; warmed up over `warmup` steps, constant, then linear to zero over the last `decay` of steps.
     """
@@ -35,15 +34,12 @@ class Recipe:
     warmup: int = 200
     decay: float = 0.25
     weight_decay: float = 0.1
-    shares: tuple[float, float, float] = (0.5, 0.3125, 0.1875)
-    early_shares: tuple[float, float, float] = (0.375, 0.375, 0.25)
-    early_steps: int = 3_000
-    practice_from: int = 0
+    shares: tuple[float, float, float] = (0.375, 0.375, 0.25)
     bare_rows: bool = False
     seed: int = 0
 
 
 RECIPES = {
-    "arm-small": Recipe("arm-small", "llama", 6, 192, 6, 512, 4096, steps=10_000, practice_from=2_000),
+    "arm-small": Recipe("arm-small", "llama", 6, 192, 6, 512, 4096, steps=10_000),
     "arm-tiny": Recipe("arm-tiny", "gpt2", 4, 128, 4, 512, 2048, steps=6_000, bare_rows=True),
 }

@@ -115,7 +115,7 @@ class Run:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        counts = mixture(self.recipe, self.step)
+        counts = mixture(self.recipe)
         self.step += 1
         parts = torch.split(losses.detach(), list(counts))
         return {name: part.mean().item() for name, part in zip(SOURCES, parts, strict=True) if len(part)}
@@ -217,8 +217,7 @@ def _parser() -> argparse.ArgumentParser:
         if field.type in ("int", "float"):
             kind = int if field.type == "int" else float
             parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, help="instead of the recipe's")
-    for name in ("shares", "early_shares"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, nargs=3, metavar=("REAL", "WORLD", "MCQ"))
+    parser.add_argument("--shares", type=float, nargs=3, metavar=("REAL", "WORLD", "READING"), help="of the rows in a batch")
     return parser
 
 

@@ -75,12 +75,12 @@ class SAE(Method):
     @final
     def recipe(self, n_rows: int | None, d: int) -> Recipe:
         """The numbers of a run on `n_rows` rows (None: a stream of unknown length) of width `d`."""
-        size = self.batch_size if n_rows is None else min(self.batch_size, n_rows)
-        n_steps = self.n_steps or default_steps(n_rows, size)
-        dead_after = self.dead_after_tokens or min(10_000_000, math.ceil(n_steps * size / 20))
+        n_steps = self.n_steps or default_steps(n_rows, self.batch_size)
+        rows_seen = n_steps * (self.batch_size if n_rows is None else min(self.batch_size, n_rows))
+        dead_after = self.dead_after_tokens or min(10_000_000, math.ceil(rows_seen / 20))
         return Recipe(
             n_steps=n_steps,
-            batch_size=size,
+            batch_size=self.batch_size,
             lr=self.lr or default_lr(self.n_features),
             n_warmup=round(self.warmup * n_steps),
             n_decay=round(self.decay * n_steps),

@@ -1,0 +1,166 @@
+"""Generation with edits: a short loop of our own, so that every edit sees the right positions with the cache on.
+
+Prompts of different lengths are padded on the left and masked; a token's position counts from its own prompt's beginning.
+
+Letters: B sequences, T positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from armillary.core.model import Edit
+from armillary.core.tokens import Tokens
+from armillary.errors import InputError
+from armillary.lm.hooks import Frame, Pass
+
+if TYPE_CHECKING:
+    from armillary.lm.model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote.
+
+    Args:
+        prompt: the text it was given.
+        text: the continuation alone.
+        ids: [n] token ids of the continuation, the end-of-text token left out.
+    """
+
+    prompt: str
+    text: str
+    ids: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn.
+
+    Args:
+        temperature: 0 takes the most likely token; otherwise logits are divided by it.
+        top_p: draw from the smallest set of tokens that holds this probability.
+        seed: of the draws.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise InputError(f"temperature must be at least 0 and top_p in (0, 1], got {self.temperature} and {self.top_p}")
+
+    def draw(self, logits: Tensor, generator: torch.Generator) -> Tensor:
+        """[B] token ids from logits [B, V]."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        probability = (logits.float() / self.temperature).softmax(-1).cpu()
+        ordered, index = probability.sort(dim=-1, descending=True)
+        ordered[ordered.cumsum(-1) - ordered >= self.top_p] = 0  # the first token always stays
+        return index.gather(1, torch.multinomial(ordered, 1, generator=generator))[:, 0].to(logits.device)
+
+
+def generate(
+    lm: LanguageModel, prompts: Sequence[str], max_new_tokens: int, edits: Sequence[Edit], sampling: Sampling, use_cache: bool = True
+) -> list[Generation]:
+    """Continue each prompt by at most `max_new_tokens`, stopping at the model's end-of-text token.
+
+    Raises:
+        CapabilityError: a model without logits, or without a tokenizer.
+        InputError: prompt and continuation do not fit the context; nothing is cut off.
+    """
+    lm.require_logits()
+    tokens = lm.tokenize(prompts)
+    longest = int(tokens.lengths.max(initial=0)) + max_new_tokens
+    if max_new_tokens < 1 or (lm.context is not None and longest > lm.context):
+        raise InputError(f"the longest prompt and {max_new_tokens} new tokens make {longest}, {lm.name} reads at most {lm.context}; ask for fewer")
+    writer = _Writer(lm, tokens, use_cache)
+    generator = torch.Generator().manual_seed(sampling.seed)
+    with torch.no_grad(), Pass(lm.module, lm.sites, keep=[], edits=edits) as hooks:
+        for _ in range(max_new_tokens):
+            writer.add(sampling.draw(writer.next_logits(hooks), generator))
+            if writer.is_done:
+                break
+    return [_generation(lm, prompt, ids) for prompt, ids in zip(prompts, writer.written(), strict=True)]
+
+
+def _generation(lm: LanguageModel, prompt: str, ids: list[int]) -> Generation:
+    return Generation(prompt, lm.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False), tuple(ids))
+
+
+class _Writer:
+    """The batch as it grows: ids [B, T], padded on the left, and the cache."""
+
+    def __init__(self, lm: LanguageModel, tokens: Tokens, use_cache: bool) -> None:
+        self._lm, self._use_cache = lm, use_cache
+        prompts, mask = tokens.padded()
+        rows = tokens.spread(np.arange(len(tokens)), -1)
+        flip = [_to_the_right(part, mask) for part in (prompts, mask, rows)]
+        self._ids, self._mask, self._row = (torch.from_numpy(part) for part in flip)
+        self._n_prompt = self._ids.shape[1]
+        self._ended = torch.zeros(len(self._ids), dtype=torch.bool)
+        self._ends = _end_ids(lm)
+        self._cache: Any = None
+        self._n_cached = 0
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self._ended.all())
+
+    def next_logits(self, hooks: Pass) -> Tensor:
+        """[B, V] of the next token."""
+        position = (self._mask.cumsum(1) - 1).clamp_min(0)
+        generated = torch.arange(self._ids.shape[1]).expand_as(self._ids) >= self._n_prompt
+        frame = Frame(self._mask, position, self._row, generated).columns(self._n_cached)
+        output = hooks.run(frame, lambda: self._call(position))
+        if self._use_cache:
+            self._cache, self._n_cached = output.past_key_values, self._ids.shape[1]
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def _call(self, position: Tensor) -> Any:
+        lm, new = self._lm, slice(self._n_cached, None)
+        extra: dict[str, Any] = {"use_cache": self._use_cache}
+        if self._cache is not None:
+            extra["past_key_values"] = self._cache
+        if "position_ids" in lm._call_names:
+            extra["position_ids"] = position[:, new].to(lm.device)
+        return lm.module(input_ids=self._ids[:, new].to(lm.device), attention_mask=self._mask.long().to(lm.device), **extra)
+
+    def add(self, token: Tensor) -> None:
+        """Append a drawn token [B] to each sequence; ended ones are given padding, which is masked."""
+        token = token.cpu()
+        self._ended |= torch.isin(token, self._ends)
+        pad = torch.full_like(token, self._lm.pad_id)
+        self._ids = torch.cat([self._ids, torch.where(self._ended, pad, token)[:, None]], dim=1)
+        self._mask = torch.cat([self._mask, ~self._ended[:, None]], dim=1)
+        self._row = torch.cat([self._row, torch.full_like(token, -1)[:, None]], dim=1)
+
+    def written(self) -> list[list[int]]:
+        """The new tokens of each sequence, without padding."""
+        new, mask = self._ids[:, self._n_prompt :], self._mask[:, self._n_prompt :]
+        return [row[keep].tolist() for row, keep in zip(new, mask, strict=True)]
+
+
+def _to_the_right(values: Any, mask: Any) -> Any:
+    """Rows [B, T] with the real tokens moved to the right end; the padding keeps its fill."""
+    order = np.argsort(mask, axis=1, kind="stable")  # padding (False) first, real tokens in their order
+    return np.take_along_axis(values, order, axis=1)
+
+
+def _end_ids(lm: LanguageModel) -> Tensor:
+    """The token ids that end a text."""
+    config = getattr(lm.module, "generation_config", None)
+    found = [getattr(config, "eos_token_id", None), getattr(lm.tokenizer, "eos_token_id", None)]
+    ids = {one for item in found if item is not None for one in (item if isinstance(item, list | tuple) else [item])}
+    return torch.tensor(sorted(ids), dtype=torch.int64)

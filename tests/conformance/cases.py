@@ -1,0 +1,197 @@
+"""The methods under test, each with rows made for it. Adding a line to `CASES` buys a method the whole suite.
+
+Letters: N rows, D width, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from armillary.core.artifact import take_apart
+from armillary.core.decomposition import Decomposition
+from armillary.core.method import Labelled, Method
+from armillary.core.rows import Batch, Layout, Rows, TensorRows, batch_indices
+from armillary.methods.diffmeans import DiffMeans
+from armillary.methods.ica import ICA
+from armillary.methods.kmeans import KMeans
+from armillary.methods.pca import PCA
+from armillary.methods.probe import Probe
+from armillary.methods.sae.topk import TopKSAE
+from conformance import planted
+from conformance.planted import Planted
+
+#: Two batches of the default size and one row, so that passes have several batches and a rank's share can be empty.
+N = 8193
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method and its planted rows.
+
+    Args:
+        name: what the test is called.
+        method: small enough to fit in well under a second.
+        plant: makes the rows.
+        score: of a fit against the truth, 1 for perfect.
+        enough: the score that counts as recovered.
+    """
+
+    name: str
+    method: Method
+    plant: Callable[[], Planted]
+    score: Callable[[Decomposition, Planted], float]
+    enough: float = 0.99
+
+    @property
+    def data(self) -> Planted:
+        return _planted(self.plant)
+
+    @property
+    def x(self) -> Tensor:
+        return self.data.x
+
+    def given(self, rows: Rows | Tensor | NDArray[Any]) -> Rows | Labelled | Tensor | NDArray[Any]:
+        """Rows as this method takes them: with their labels if it is supervised."""
+        if self.method.needs != "labelled":
+            return rows
+        assert self.data.labels is not None
+        n = rows.n_rows if isinstance(rows, Rows) else len(rows)
+        assert n is not None
+        return Labelled.of(rows, np.resize(self.data.labels, n))
+
+    def fit(self, rows: Rows | Tensor | NDArray[Any] | None = None, *, seed: int = 0, **settings: Any) -> Decomposition:
+        return self.method.fit(self.given(self.x if rows is None else rows), seed=seed, **settings)
+
+
+@cache
+def _planted(plant: Callable[[], Planted]) -> Planted:
+    return plant()
+
+
+def _directions(fit: Decomposition, data: Planted) -> float:
+    return planted.match(fit.dictionary.atoms, data.parts)
+
+
+def _signed(fit: Decomposition, data: Planted) -> float:
+    return planted.match(fit.dictionary.atoms, data.parts, signed=True)
+
+
+def _centres(fit: Decomposition, data: Planted) -> float:
+    return 1 - planted.distance(fit.dictionary.atoms, data.parts) / 3
+
+
+def _difference(fit: Decomposition, data: Planted) -> float:
+    return planted.match(fit.dictionary.atoms, data.parts[1:] - data.parts[:1], signed=True)
+
+
+def _axes() -> Planted:
+    return planted.axes(N)
+
+
+def _sources() -> Planted:
+    return planted.sources(N)
+
+
+def _clusters() -> Planted:
+    return planted.clusters(N)
+
+
+def _sparse() -> Planted:
+    return planted.sparse(N)
+
+
+def _classes() -> Planted:
+    return planted.classes(N)
+
+
+def _values() -> Planted:
+    return planted.values(N)
+
+
+CASES = [
+    Case("pca", PCA(n_components=3), _axes, _directions),
+    Case("ica", ICA(n_components=3, max_rows=5000), _sources, _directions),
+    Case("kmeans", KMeans(n_features=6, batch_size=512, max_rows=2000), _clusters, _centres, enough=0.98),
+    Case("kmeans-minibatch", KMeans(n_features=6, batch_size=512, max_rows=2000, algorithm="minibatch"), _clusters, _centres, enough=0.98),
+    Case("topk-sae", TopKSAE(n_features=16, k=2, n_steps=150, batch_size=512, lr=3e-2), _sparse, _signed, enough=0.97),
+    Case("diffmeans", DiffMeans(), _classes, _difference),
+    Case("probe", Probe(max_rows=5000), _classes, _difference),
+    Case("probe-ridge", Probe(kind="ridge"), _values, _signed),
+]
+BY_NAME = {case.name: case for case in CASES}
+
+
+# ---------------------------------------------------------------- what is compared
+
+
+def tensors(fit: Decomposition) -> dict[str, Tensor]:
+    """Every tensor a fit consists of, by name."""
+    found: dict[str, Tensor] = {}
+    take_apart(fit, found)
+    return found
+
+
+def same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def fvu(fit: Decomposition, x: Tensor) -> float:
+    """Share of the variance that is not explained, the objective that every decomposition has."""
+    wide = x.double()
+    return float((wide - fit.reconstruct(x.float()).double()).square().sum() / (wide - wide.mean(0)).square().sum())
+
+
+# ---------------------------------------------------------------- other places for rows to come from
+
+
+class Stream:
+    """Rows that exist only while they are read, as those of a live model.
+
+    Args:
+        make: the rows [m, D] of the given indices [m].
+        n: how many there are.
+        d: D.
+        is_counted: whether `n_rows` tells.
+        before: called before each batch.
+    """
+
+    tokens = None
+
+    def __init__(
+        self,
+        make: Callable[[NDArray[np.int64]], Tensor],
+        n: int,
+        d: int,
+        *,
+        is_counted: bool = True,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._make, self._n, self._before = make, n, before
+        self.layout: Layout = ((None, d),)
+        self.n_rows = n if is_counted else None
+        self.record: Mapping[str, Any] = {"dtype": "stream"}
+        self.n_batches = 0
+
+    @staticmethod
+    def of(x: Tensor, **settings: Any) -> Stream:
+        """Of rows that are there already."""
+        return Stream(lambda row: x[torch.from_numpy(row)], len(x), x.shape[1], **settings)
+
+    def batches(
+        self, size: int, *, seed: int | None = None, epoch: int = 0, skip: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        for row in batch_indices(self._n, size, seed=seed, epoch=epoch, skip=skip, rank=rank, world=world):
+            self._before()
+            self.n_batches += 1
+            yield Batch(self._make(row), row)
+
+
+__all__ = ["BY_NAME", "CASES", "Case", "N", "Stream", "TensorRows", "fvu", "same_bits", "tensors"]

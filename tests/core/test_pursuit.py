@@ -1,0 +1,263 @@
+"""Searching encoders against scikit-learn, scipy and the dense reference of the paper."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import nnls
+from sklearn.linear_model import orthogonal_mp
+from torch import Tensor
+
+from armillary.core import pursuit
+from armillary.core.decomposition import Decomposition
+from armillary.core.dictionary import Dictionary
+from armillary.core.pursuit import NNLS, GradientPursuit, OrthogonalPursuit, gradient_pursuit, nonnegative_least_squares, orthogonal_pursuit
+from armillary.errors import InputError, ShapeError
+from core_fits import FITS, random
+
+
+def problem(n: int = 30, m: int = 40, d: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows [n, d] and atoms [m, d] of lengths between 0 and 5."""
+    lengths = torch.rand(m, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 5 + 0.01
+    return random(n, d, seed=seed + 1), random(m, d, seed=seed + 2) * lengths
+
+
+def planted(n: int = 200, m: int = 64, d: int = 48, k: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows that are sums of k of m nearly orthogonal atoms with positive coefficients, the atoms, and the coefficients."""
+    atoms = random(m, d) * 3
+    chosen = random(n, m, seed=1).argsort(1) < k
+    code = torch.where(chosen, random(n, m, seed=2).abs() + 0.5, 0.0)
+    return code @ atoms, atoms, code
+
+
+def unexplained(y: Tensor, atoms: Tensor, code: Tensor) -> float:
+    return float((y - code @ atoms).square().sum() / y.square().sum())
+
+
+# ---------------------------------------------------------------- non-negative least squares
+
+
+@pytest.mark.parametrize("m", [8, 40])
+def test_nnls_agrees_with_scipy(m: int) -> None:
+    y, atoms = problem(m=m)
+    found = nonnegative_least_squares(y, atoms, tolerance=1e-9, max_steps=20_000)
+    oracle = torch.from_numpy(np.stack([nnls(atoms.T.numpy(), row)[0] for row in y.numpy()]))
+    assert torch.allclose(found @ atoms, oracle @ atoms, atol=1e-5)
+    if m < y.shape[1]:  # with more atoms than dimensions the codes need not be unique
+        assert torch.allclose(found, oracle, atol=1e-5)
+
+
+@pytest.mark.parametrize("m", [8, 40])
+def test_nnls_meets_the_optimality_conditions_it_promises(m: int) -> None:
+    y, atoms = problem(m=m)
+    code = nonnegative_least_squares(y, atoms, tolerance=1e-3)
+    gradient = (code @ atoms - y) @ (atoms / atoms.norm(dim=1, keepdim=True)).T
+    scale = (y @ (atoms / atoms.norm(dim=1, keepdim=True)).T).abs().amax(1, keepdim=True)
+    assert (code >= 0).all()
+    assert (torch.where(code > 0, gradient.abs(), -gradient) <= 1.001e-3 * scale).all()
+    assert (code == 0).any()
+
+
+def test_nnls_of_rows_that_no_atom_points_at_is_exactly_zero() -> None:
+    _, atoms = problem()
+    positive = atoms.abs()
+    assert not nonnegative_least_squares(-positive[:5], positive).any()
+    assert not nonnegative_least_squares(torch.zeros(3, 16), positive).any()
+
+
+def test_nnls_works_in_groups_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    y, atoms = problem(m=8)
+    whole = nonnegative_least_squares(y, atoms)
+    monkeypatch.setattr(pursuit, "CHUNK", 7 * 4 * 8)
+    assert torch.allclose(nonnegative_least_squares(y, atoms), whole)
+    assert nonnegative_least_squares(y[:0], atoms).shape == (0, 8)
+
+
+# ---------------------------------------------------------------- orthogonal pursuit
+
+
+@pytest.mark.parametrize("k", [1, 5, 16])
+def test_orthogonal_pursuit_agrees_with_scikit_learn(k: int) -> None:
+    y, atoms = problem()
+    norm = atoms.norm(dim=1)
+    oracle = orthogonal_mp((atoms / norm[:, None]).T.numpy(), y.T.numpy(), n_nonzero_coefs=k)
+    oracle = torch.from_numpy(np.atleast_2d(oracle.T)) / norm
+    assert torch.allclose(orthogonal_pursuit(y, atoms, k).dense(), oracle, atol=1e-8)
+
+
+def test_nonnegative_pursuit_with_enough_atoms_is_nnls() -> None:
+    y, atoms = problem()
+    oracle = torch.from_numpy(np.stack([nnls(atoms.T.numpy(), row)[0] for row in y.numpy()]))
+    found = orthogonal_pursuit(y, atoms, 16, nonnegative=True).dense()
+    assert torch.allclose(found @ atoms, oracle @ atoms, atol=1e-7)
+
+
+def test_residual_is_orthogonal_to_the_chosen_atoms() -> None:
+    y, atoms = problem()
+    codes = orthogonal_pursuit(y, atoms, 6)
+    residual = y - codes.dense() @ atoms
+    inner = torch.einsum("nkd,nd->nk", atoms[codes.index], residual)
+    assert inner.abs().max() < 1e-9
+
+
+# ---------------------------------------------------------------- gradient pursuit
+
+
+def reference_gradient_pursuit(y: Tensor, atoms: Tensor, k: int) -> Tensor:
+    """Blumensath & Davies (2008), one dense row at a time."""
+    norm = atoms.norm(dim=1)
+    unit, out = atoms / norm[:, None], []
+    for row in y:
+        code, support = torch.zeros(len(atoms), dtype=y.dtype), torch.zeros(len(atoms), dtype=torch.bool)
+        for _ in range(k):
+            residual = row - code @ unit
+            support[(unit @ residual).abs().masked_fill(support, -1).argmax()] = True
+            gradient = torch.where(support, unit @ residual, 0.0)
+            image = gradient @ unit
+            code = code + (residual @ image) / (image @ image) * gradient
+        out.append(code / norm)
+    return torch.stack(out)
+
+
+def test_gradient_pursuit_is_the_papers() -> None:
+    y, atoms = problem()
+    assert torch.allclose(gradient_pursuit(y, atoms, 5).dense(), reference_gradient_pursuit(y, atoms, 5), atol=1e-9)
+
+
+def test_orthogonal_pursuit_explains_at_least_as_much_as_gradient_pursuit() -> None:
+    y, atoms = problem(n=200)
+    for nonnegative in (False, True):
+        better = unexplained(y, atoms, orthogonal_pursuit(y, atoms, 8, nonnegative=nonnegative).dense())
+        assert better < unexplained(y, atoms, gradient_pursuit(y, atoms, 8, nonnegative=nonnegative).dense()) < 1
+
+
+# ---------------------------------------------------------------- both
+
+BOTH = pytest.mark.parametrize("search", [orthogonal_pursuit, gradient_pursuit])
+SIGNS = pytest.mark.parametrize("nonnegative", [False, True])
+
+
+@BOTH
+@SIGNS
+def test_planted_codes_are_found(search: type, nonnegative: bool) -> None:
+    y, atoms, code = planted()
+    found = search(y, atoms, 4, nonnegative=nonnegative)
+    recall = ((found.dense() != 0) & (code != 0)).sum() / (code != 0).sum()
+    assert recall > 0.9
+    assert unexplained(y, atoms, found.dense()) < 0.05
+
+
+@BOTH
+@SIGNS
+def test_never_more_than_k_and_no_atom_twice(search: type, nonnegative: bool) -> None:
+    y, atoms = problem()
+    codes = search(y, atoms, 7, nonnegative=nonnegative)
+    assert codes.value.shape == (30, 7)
+    used = [row[value != 0].tolist() for row, value in zip(codes.index, codes.value, strict=True)]
+    assert all(len(set(row)) == len(row) for row in used)
+    assert not nonnegative or (codes.value >= 0).all()
+
+
+@BOTH
+def test_atoms_that_drop_out_are_replaced_until_k_are_in_use(search: type) -> None:
+    y, atoms = problem(n=200)
+    assert (search(y, atoms, 5, nonnegative=True).l0() == 5).all()
+
+
+@BOTH
+def test_length_of_an_atom_gives_it_no_advantage(search: type) -> None:
+    y, atoms = problem()
+    scale = torch.linspace(0.1, 30, len(atoms), dtype=y.dtype)[:, None]
+    plain, scaled = search(y, atoms, 5), search(y, atoms * scale, 5)
+    assert torch.equal(plain.index, scaled.index)
+    assert torch.allclose(scaled.dense() * scale.T, plain.dense())
+
+
+@BOTH
+def test_every_row_may_have_a_k_of_its_own(search: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    y, atoms = problem()
+    k = torch.arange(30) % 6
+    codes = search(y, atoms, k)
+    assert torch.equal(codes.l0(), k)
+    for row in (1, 5, 28):
+        assert torch.allclose(codes.dense()[row], search(y[row : row + 1], atoms, int(k[row])).dense()[0])
+    monkeypatch.setattr(pursuit, "CHUNK", 500)
+    assert torch.allclose(search(y, atoms, k).dense(), codes.dense())
+
+
+@BOTH
+def test_an_exact_row_stops_early(search: type) -> None:
+    atoms = torch.eye(8, dtype=torch.float64)
+    codes = search(3 * atoms[[2, 5]], atoms, 4)
+    assert torch.equal(codes.dense(), 3 * atoms[[2, 5]])
+    assert (codes.l0() == 1).all()
+
+
+@BOTH
+@SIGNS
+@pytest.mark.parametrize("noise", [0.0, 1e-6, 1e-3])
+def test_nearly_equal_atoms_do_no_harm_in_float32(search: type, nonnegative: bool, noise: float) -> None:
+    copies = random(8, 16).repeat(6, 1) + noise * random(48, 16, seed=1)
+    y = random(60, 16, seed=2)
+    codes = search(y.float(), copies.float(), 15, nonnegative=nonnegative)
+    assert torch.isfinite(codes.value).all()
+    assert unexplained(y, copies, codes.dense().double()) < 1
+
+
+@BOTH
+def test_edges(search: type) -> None:
+    y, atoms = problem()
+    assert len(search(y[:0], atoms, 3)) == 0
+    assert not search(y, atoms * 0, 3).dense().any()
+    assert not search(y * 0, atoms, 3).dense().any()
+    assert search(y, atoms[:2], 5).value.shape == (30, 2)
+    assert not search(y, atoms, torch.zeros(30, dtype=torch.int64)).dense().any()
+
+
+def test_the_gradient_is_that_of_least_squares_on_the_support() -> None:
+    y, atoms = problem(n=3)
+    leaf = y.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda rows: orthogonal_pursuit(rows, atoms, 4).dense(), leaf)
+    assert torch.autograd.gradcheck(lambda rows: gradient_pursuit(rows, atoms, 4).dense(), leaf)
+
+
+# ---------------------------------------------------------------- bound to a dictionary
+
+RULES = [NNLS(), OrthogonalPursuit(k=3), GradientPursuit(k=3, nonnegative=True)]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("name", FITS)
+def test_rules_serve_any_dictionary_and_take_its_base_off(rule: NNLS, name: str) -> None:
+    fit = FITS[name]().with_encoder(rule)
+    x = random(20, fit.inputs[0][1], seed=5)
+    y = random(20, fit.dictionary.d, seed=6)
+    codes = fit.encode(x, target=y)
+    base = fit.base(codes)
+    assert (y - fit.decode(codes)).square().sum() < (y - base).square().sum()
+    assert torch.allclose(fit.decode(codes), base + fit.part(codes, range(fit.n_features)))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_a_search_needs_the_target_of_a_fit_that_writes_another_space(rule: NNLS) -> None:
+    fit = FITS["skip"]().with_encoder(rule)
+    with pytest.raises(ShapeError, match="atoms of width 4 needs a target that wide, got x of width 6; pass target="):
+        fit.encode(random(3, 6))
+
+
+def test_half_precision_dictionaries_are_searched_in_float32() -> None:
+    y, atoms = problem()
+    dictionary = Dictionary.of_directions(atoms.bfloat16())
+    layout = ((None, 16),)
+    fit = Decomposition(dictionary, OrthogonalPursuit(k=4).bind(dictionary), layout, layout)
+    codes = fit.encode(y)
+    assert codes.value.dtype == torch.float32
+    assert unexplained(y, atoms, codes.dense().double()) < 0.6
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(InputError, match="option 'k' of OrthogonalPursuit"):
+        OrthogonalPursuit(k=0)
+    with pytest.raises(InputError, match="Did you mean 'tolerance'"):
+        NNLS(tolerence=1e-3)  # type: ignore[call-arg]
