@@ -73,7 +73,9 @@ def tiny_model(arch: str = "gpt2", seed: int = 0, **settings: Any) -> Any:
 
     config_name, class_name, defaults = ARCHITECTURES[arch]
     config = getattr(transformers, config_name)(**{**defaults, **settings})
-    model = getattr(transformers, class_name)(config).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = getattr(transformers, class_name)(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -85,9 +85,11 @@ class OutOfMemoryError(ArmillaryError):
 
 
 def nearest(value: str, allowed: Iterable[str], n: int = 3) -> list[str]:
-    """The up to `n` allowed names closest to `value`, best first (case is ignored)."""
+    """The up to `n` allowed names closest to `value`, best first (case is ignored); those far behind the best are left out."""
     by_lower = {name.lower(): name for name in allowed}
-    return [by_lower[hit] for hit in difflib.get_close_matches(value.lower(), by_lower, n=n, cutoff=0.4)]
+    hits = difflib.get_close_matches(value.lower(), by_lower, n=n, cutoff=0.4)
+    likeness = [difflib.SequenceMatcher(None, hit, value.lower()).ratio() for hit in hits]
+    return [by_lower[hit] for hit, ratio in zip(hits, likeness, strict=True) if ratio >= likeness[0] - 0.15]
 
 
 def unknown(what: str, value: object, allowed: Iterable[str]) -> UnknownNameError:

@@ -40,15 +40,13 @@ def fits() -> dict[str, Decomposition]:
     return {case.name: case.fit() for case in CASES}
 
 
-def run_worker(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, str(WORKER), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def output_of(worker: subprocess.Popen[str]) -> str:
-    out, problems = worker.communicate(timeout=300)
-    assert worker.returncode == 0, problems
-    return out
+def run_workers(*commands: tuple[object, ...]) -> list[str]:
+    """What the worker prints for each of the commands, all of them at once."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    workers = [subprocess.Popen([sys.executable, str(WORKER), *map(str, command)], **pipes) for command in commands]
+    ended = [worker.communicate(timeout=300) for worker in workers]
+    assert not any(worker.returncode for worker in workers), [problems for _, problems in ended]
+    return [printed for printed, _ in ended]
 
 
 def test_every_method_has_a_case() -> None:
@@ -155,8 +153,7 @@ def test_a_checkpoint_serves_no_other_run(case: Case, tmp_path: Path) -> None:
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fits of every case by two processes that share the rows."""
     folder = tmp_path_factory.mktemp("ranks")
-    for worker in [run_worker("rank", folder, number, 2) for number in range(2)]:
-        output_of(worker)
+    run_workers(("rank", folder, 0, 2), ("rank", folder, 1, 2))
     return folder
 
 
@@ -175,7 +172,7 @@ def reloaded(fits: dict[str, Decomposition], tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("saved")
     for name, fit in fits.items():
         fit.save(folder / name)
-    output_of(run_worker("load", folder))
+    run_workers(("load", folder))
     return folder
 
 
@@ -189,7 +186,8 @@ def test_saved_and_loaded_in_a_new_process_is_bit_equal(case: Case, fits: dict[s
 
 def test_memory_is_flat_in_the_number_of_rows() -> None:
     """200,000 rows of 64 are 51 MB; no method may hold a third of them, nor may the loop."""
-    growth = dict(line.split() for line in output_of(run_worker("memory")).splitlines())
+    (printed,) = run_workers(("memory",))
+    growth = dict(line.split() for line in printed.splitlines())
     assert growth.keys() == {case.name for case in CASES}
     assert not {name: size for name, size in growth.items() if int(size) > 17e6}
 

@@ -40,6 +40,7 @@ def test_exit_codes_say_whose_fault_it_is(name: str) -> None:
 
 def test_nearest_ignores_case_and_knows_when_nothing_is_near() -> None:
     assert nearest("TOPKSAE", ["ReLUSAE", "TopKSAE", "PCA"])[0] == "TopKSAE"
+    assert nearest("n_feature", ["n_features", "share", "inner"]) == ["n_features"]
     assert nearest("zzz", ["TopKSAE", "PCA"]) == []
     assert nearest("", []) == []
 

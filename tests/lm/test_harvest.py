@@ -334,11 +334,12 @@ def test_another_folder_is_never_touched(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- bad input
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_non_finite_activations_are_named(tmp_path: Path, value: float) -> None:
+def test_non_finite_activations_are_named(tmp_path: Path, value: float, dtype: str) -> None:
     texts = [Document("good"), Document("ba!d", "b.txt")]
-    with pytest.raises(NonFiniteError, match=r"resid_post\.1 holds NaN or infinity .* row 6, text 1 \(b\.txt\), position 3"):
-        harvest(FakeLM(bad="!", bad_value=value), texts, SITES, out=tmp_path / "s")
+    with pytest.raises(NonFiniteError, match=r"resid_post\.1 is NaN, infinite \(.*: first at row 6, text 1 \(b\.txt\), position 3"):
+        harvest(FakeLM(bad="!", bad_value=value), texts, SITES, out=tmp_path / "s", dtype=dtype)
 
 
 def test_non_finite_activations_of_excluded_tokens_do_no_harm(tmp_path: Path) -> None:
@@ -347,7 +348,7 @@ def test_non_finite_activations_of_excluded_tokens_do_no_harm(tmp_path: Path) ->
 
 
 def test_what_fp16_cannot_hold_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteError, match=r"too large for fp16 \(use dtype bf16.*row 0"):
+    with pytest.raises(NonFiniteError, match=r"infinite or too large for fp16 \(use dtype bf16\): first at row 0"):
         harvest(FakeLM(bad="!", bad_value=1e5), ["!"], SITES, out=tmp_path / "s", dtype="fp16")
     harvest(FakeLM(bad="!", bad_value=1e5), ["!"], SITES, out=tmp_path / "s", dtype="bf16")
 

@@ -150,7 +150,7 @@ class _Job:
     say: Say
 
     def results(self, sites: list[Site]) -> tuple[SiteResult, ...]:
-        n_tokens = self.settings.tokens or n_tokens_for(self.lm.n_parameters)
+        n_tokens = self.settings.tokens or n_tokens_for(sum(parameter.numel() for parameter in self.lm.module.parameters()))
         self.say(f"reading up to {n_tokens:,} tokens through {self.lm.name} at {' and '.join(map(str, sites))}")
         acts = harvest(self.lm, self._texts(), sites, out=self.folder / ACTS, n_tokens=n_tokens, on_error=self.settings.on_error)
         return tuple(self._result(acts[site], site) for site in sites)

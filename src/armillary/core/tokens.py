@@ -81,6 +81,22 @@ class Tokens:
         if len(self.starts) == 0 or int(self.starts[-1]) != n:
             raise ShapeError(f"Tokens.starts must end with the number of tokens, {n}")
 
+    @staticmethod
+    def of_ids(sequences: Sequence[Sequence[int]], pad_id: int = 0) -> Tokens:
+        """Tokens without text, from lists of ids."""
+        lengths = [len(sequence) for sequence in sequences]
+        n = sum(lengths)
+        return Tokens(
+            ids=np.array([i for sequence in sequences for i in sequence], np.int64),
+            starts=np.cumsum([0, *lengths]).astype(np.int64),
+            document=np.full(n, -1, np.int64),
+            position=np.concatenate([np.zeros(0, np.int64), *(np.arange(length) for length in lengths)]),
+            span=np.zeros((n, 2), np.int64),
+            is_special=np.zeros(n, bool),
+            is_row=np.ones(n, bool),
+            pad_id=pad_id,
+        )
+
     def __len__(self) -> int:
         return len(self.ids)
 

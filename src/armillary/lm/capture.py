@@ -1,12 +1,11 @@
 """The forward passes of one block: windows of similar length together, their rows back in document order.
 
-Letters: B windows, T positions, N rows of the block, m rows of a forward pass, D width.
+Letters: B windows of a forward pass, T positions, N rows of the block, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +18,9 @@ from armillary.core.tokens import Tokens, concatenate
 from armillary.errors import NonFiniteError
 from armillary.lm.packing import Block, Harvested
 
+#: Per site the columns of `shards.encode`.
+Stored = dict[Site, dict[str, Tensor]]
+
 
 def length_batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.int64]]:
     """Windows grouped by similar length, the longest first, each group at most `batch_tokens` with its padding."""
@@ -30,7 +32,7 @@ def length_batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[ND
         start += count
 
 
-def capture_block(lm: Harvested, block: Block, sites: Sequence[Site], batch_tokens: int, dtype: str) -> dict[Site, dict[str, Tensor]]:
+def capture_block(lm: Harvested, block: Block, sites: Sequence[Site], batch_tokens: int, dtype: str) -> Stored:
     """The rows of a block, per site as the store keeps them (see `shards.encode`), on the CPU and in stored order.
 
     Raises:
@@ -41,12 +43,12 @@ def capture_block(lm: Harvested, block: Block, sites: Sequence[Site], batch_toke
     first_row = np.concatenate([[0], np.cumsum(tokens.is_row)])[tokens.starts]  # [B + 1]
     for group in length_batches(tokens.lengths, batch_tokens):
         batch = concatenate([tokens.sequences(int(window), int(window) + 1) for window in group])
-        row = np.concatenate([np.arange(first_row[window], first_row[window + 1]) for window in group])
-        for site, value in _captured_rows(lm, batch, sites).items():
-            stored = encode(value, dtype)
-            _check_finite(value, stored["rows"], _Place(block, batch, row, site))
-            for name, part in stored.items():
-                out[site][name][torch.from_numpy(row)] = part.cpu()
+        stored = _captured(lm, batch, sites, dtype)
+        for i, window in enumerate(group):
+            low, high = tokens.starts[window], tokens.starts[window + 1]
+            _place(stored, i, tokens.is_row[low:high], out, slice(first_row[window], first_row[window + 1]))
+    for site, columns in out.items():
+        _check_finite(columns, block, site, dtype)
     return out
 
 
@@ -55,35 +57,40 @@ def _room(n_rows: int, d: int, dtype: str) -> dict[str, Tensor]:
     return {name: empty.new_empty(n_rows, *empty.shape[1:]) for name, empty in encode(torch.zeros(1, d), dtype).items()}
 
 
-def _captured_rows(lm: Harvested, batch: Tokens, sites: Sequence[Site]) -> Mapping[Site, Tensor]:
-    """[m, D] per site: the vectors of the tokens that are rows."""
+def _captured(lm: Harvested, batch: Tokens, sites: Sequence[Site], dtype: str) -> Stored:
+    """One forward pass, as the store keeps it: columns [B, T, ...] on the CPU, padding included."""
     with torch.no_grad():
         captured = lm.capture(batch, sites)  # [B, T, D] each
-    where = torch.from_numpy(batch.spread(batch.is_row))  # [B, T]
-    return {site: captured[site][where.to(captured[site].device)] for site in sites}
+    encoded = {site: encode(x.flatten(0, 1), dtype) for site, x in captured.items()}
+    shape = next(iter(captured.values())).shape[:2]
+    return {site: {name: part.cpu().unflatten(0, shape) for name, part in columns.items()} for site, columns in encoded.items()}
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where captured rows come from, for a complaint about them."""
-
-    block: Block
-    batch: Tokens
-    row: NDArray[np.int64]
-    site: Site
-
-    def error(self, bad: int, what: str) -> NonFiniteError:
-        token = int(self.batch.rows[bad])
-        text, position = self.block.name_of(int(self.batch.document[token])), int(self.batch.position[token])
-        where = f"row {self.block.n_rows_before + int(self.row[bad]):,}, text {text}, position {position}"
-        return NonFiniteError(f"{self.site} {what}, first at {where}")
+def _place(stored: Stored, window: int, is_row: NDArray[np.bool_], out: Stored, rows: slice) -> None:
+    """Copy the rows of one window to where they belong."""
+    where = np.flatnonzero(is_row)
+    is_run = int(where[-1]) - int(where[0]) + 1 == len(where)
+    pick = slice(int(where[0]), int(where[-1]) + 1) if is_run else torch.from_numpy(where)
+    for site, columns in stored.items():
+        for name, part in columns.items():
+            out[site][name][rows] = part[window, pick]
 
 
-def _check_finite(x: Tensor, stored: Tensor, place: _Place) -> None:
-    """Complain about NaN and infinity in captured rows [m, D]; the sum is finite unless an entry is not."""
-    if bool(torch.isfinite(x.float().sum())) and bool(torch.isfinite(stored.float().sum())):
+def _check_finite(columns: Mapping[str, Tensor], block: Block, site: Site, dtype: str) -> None:
+    """Complain about NaN and infinity in stored rows. A sum is finite unless an entry is not, or unless it is checked exactly below."""
+    told = columns.get("scale", columns["rows"])
+    if bool(torch.isfinite(told.sum(dtype=torch.float32))):
         return
-    if len(bad := (~torch.isfinite(x)).any(dim=1).nonzero()):
-        raise place.error(int(bad[0]), "holds NaN or infinity (load the model in float32, or leave that text out)")
-    if len(bad := (~torch.isfinite(stored)).any(dim=1).nonzero()):
-        raise place.error(int(bad[0]), "is too large for fp16 (use dtype bf16)")
+    is_bad = ~torch.isfinite(told)
+    bad = (is_bad.any(dim=1) if told.ndim > 1 else is_bad).nonzero()
+    if len(bad):
+        cause = " or too large for fp16 (use dtype bf16)" if dtype == "fp16" else " (load the model in float32, or leave that text out)"
+        raise NonFiniteError(f"{site} is NaN, infinite{cause}: first at {_where(block, int(bad[0]))}")
+
+
+def _where(block: Block, row: int) -> str:
+    """Row, text and position of a row of the block; a special token is placed by the text around it."""
+    tokens, token = block.tokens, int(block.tokens.rows[row])
+    window = int(np.searchsorted(tokens.starts, token, side="right")) - 1
+    number = int(tokens.document[tokens.starts[window] : tokens.starts[window + 1]].max())
+    return f"row {block.n_rows_before + row:,}, text {block.name_of(number)}, position {tokens.position[token]}"

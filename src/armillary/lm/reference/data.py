@@ -23,7 +23,7 @@ Tokens = NDArray[np.uint16]
 BLOCK_STEPS = 500
 BLOCK_DOCUMENTS = {"world": 9_000, "reading": 2_500}  # written per block; about as many as its rows can show
 TOKENIZER_DOCUMENTS = 16_000  # world documents the tokenizer is trained on, beside all real ones
-READING = {"multiple_choice": 0.5, "colours": 0.3, "repeat": 0.2}  # shares of the documents of the third source
+READING = {"multiple_choice": 0.4, "colours": 0.5, "repeat": 0.1}  # shares of the documents of the third source
 SOURCES = ("real", "world", "reading")
 
 

@@ -98,7 +98,8 @@ def write_repeat(rng: random.Random, world: World) -> tuple[str, str]:
 
 def write_colours(rng: random.Random, world: World) -> tuple[str, str]:
     """Colours of one to four things, and which has which, in words or by letter."""
-    return "\n\n".join(rng.choice((_by_word, _by_word, _by_letter))(rng, world) for _ in range(rng.randint(3, 6))), "colour"
+    exercises = (_by_word, _by_letter, _every_letter, _every_letter)
+    return "\n\n".join(rng.choice(exercises)(rng, world) for _ in range(rng.randint(3, 6))), "colour"
 
 
 def _by_word(rng: random.Random, world: World) -> str:
@@ -123,3 +124,12 @@ def _by_letter(rng: random.Random, world: World) -> str:
         f"Question: Which letter is {colour}?\n{listed}\nAnswer: {letter}",
         f"{listed}\nWhich colour is {letter}?\nAnswer: {colour}",
     ))  # fmt: skip
+
+
+def _every_letter(rng: random.Random, world: World) -> str:
+    """Four options, then the letter of each in another order: four look-backs for one."""
+    options = rng.sample(world.colours if rng.random() < 0.7 else world.objects, 4)
+    listed = "\n".join(f"{mark}. {option}" for mark, option in zip(LETTERS, options, strict=True))
+    link, end = rng.choice(((" is", "."), (":", ""), (" =", ""), ("? Answer:", "")))
+    pairs = rng.sample(list(zip(options, LETTERS, strict=True)), 4)
+    return "\n".join([listed, *(f"The {option}{link} {letter}{end}" for option, letter in pairs)])

@@ -25,7 +25,8 @@ SHORT = 512
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias, [N, M], through oneDNN where it may be used: twice the rate of torch's own float32 product on many CPUs."""
     wants_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not wants_gradient and onednn_agrees():
+    is_plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
+    if is_plain and not wants_gradient and onednn_agrees():
         return _onednn(x, weight, bias)
     return F.linear(x, weight, bias)
 
