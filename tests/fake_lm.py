@@ -32,6 +32,7 @@ class FakeLM:
 
     n_layers = 2
     name = "fake"
+    dtype = torch.float32
     has_logits = False
 
     def __init__(

@@ -27,7 +27,7 @@ N_SHARDS, ROWS = 3, 20
 
 
 def header(**changes: Any) -> Manifest:
-    model = ModelEntry(name="m", revision=changes.pop("revision", "r"), n_layers=2, tokenizer="t")
+    model = ModelEntry(name="m", revision=changes.pop("revision", "r"), n_layers=2, dtype="float32", tokenizer="t")
     policy = {"context": changes.pop("context", 64)}
     return Manifest(**({"model": model, "sites": site_entries({SITE: 4}), "dtype": "bf16", "policy": policy, "versions": {}} | changes))
 

@@ -24,6 +24,7 @@ from armillary.lm.capture import length_batches
 from armillary.lm.harvest import LiveRows, harvest
 from armillary.lm.packing import Packing, windows
 from fake_lm import BOS, EOS, FakeLM
+from support import tiny_lm
 
 SITES = ["resid_post.-1", "mlp_act.0"]
 TEXTS = [Document("abcdefghij" * (1 + i % 7), f"doc{i}", {"i": str(i)}) for i in range(24)]
@@ -220,6 +221,23 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[2] < 1.25 * peaks[1]
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "bert"])
+def test_real_models_are_harvested(tmp_path: Path, arch: str) -> None:
+    """Each window's rows are the model's own for that window alone, to rounding; the rows' bytes make up the texts."""
+    lm, texts = tiny_lm(arch), ["The cat sat on the mat. " * k for k in range(1, 12)] + ["Naïve café: 数 and 🙂!"]
+    found = harvest(lm, texts, ["resid_post.-1", "mlp_act.0"], out=tmp_path / "s", dtype="fp32", shard_rows=200)
+    tokens, x = found.tokens, next(found["resid_post.-1"].batches(10**6)).x
+    assert b"".join(tokens.documents[tokens.document[t]].data[slice(*tokens.span[t])] for t in tokens.rows).decode() == "".join(texts)
+    for window in tokens.batches(1):
+        n = window.n_rows
+        alone = lm.capture(window, ["resid_post.-1"])["resid_post.-1"][0][torch.from_numpy(window.is_row)]
+        torch.testing.assert_close(x[:n], alone, rtol=1e-4, atol=1e-4)
+        x = x[n:]
+    assert len(x) == 0
+    live = LiveRows(lm, texts, "mlp_act.0", shard_rows=200)
+    assert torch.equal(next(live.batches(10**6)).x, next(found["mlp_act.0"].batches(10**6)).x)
 
 
 # ---------------------------------------------------------------- interruptions

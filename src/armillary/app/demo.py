@@ -189,7 +189,7 @@ class _Job:
 
     def _shown(self, fit: Decomposition, rows: StoredRows, table: Mapping[str, Sequence[Any]]) -> list[Shown]:
         seed, model = self.settings.seed, self.lm if self.lm.has_logits else None
-        return look(fit, rows, choose(table, n=5, n_random=3, seed=seed), model=model, seed=seed)
+        return look(fit, rows, choose(table, seed=seed), model=model, seed=seed)
 
 
 def _save_report(report: Report, path: Path) -> None:

@@ -66,7 +66,7 @@ class Sizes:
     def methods(self) -> dict[str, Method]:
         """The three fits by their name on the command line."""
         sae = TopKSAE(n_features=self.n_features, k=self.k, n_steps=self.n_steps, batch_size=self.batch_size)
-        return {"pca": PCA(n_components=self.n_components), "kmeans": KMeans(n_features=self.n_clusters), "topk-sae": sae}
+        return {"topk-sae": sae, "kmeans": KMeans(n_features=self.n_clusters), "pca": PCA(n_components=self.n_components)}
 
     def remark(self, n: int) -> str:
         """What was made smaller for want of text; "" if nothing was."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armillary.app.demo_sizes import Sizes
-from armillary.app.showcase import BAND, Shown
+from armillary.app.showcase import BAND, N_RANDOM, N_STRONGEST, Shown
 from armillary.core import html
 from armillary.core.html import Html, tag
 from armillary.core.progress import duration
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 #: A promoted token's logit, in standard deviations above what random directions give, from which it means something.
 CLEAR_Z = 3.0
-TITLES = {"pca": "PCA", "kmeans": "k-means", "topk-sae": "TopK SAE"}
+TITLES = {"topk-sae": "TopK SAE", "kmeans": "k-means", "pca": "PCA"}
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,9 @@ def _overview(run: Run) -> list[Html]:
         *(html.warning(text) for text in run.warnings),
         html.paragraph(INTRODUCTION),
         html.facts(facts),
-        html.paragraph("Read at" if len(places) == 1 else "Read at two places:" if len(places) == 2 else "Read at these places:"),
+        html.paragraph("Read at (layers are counted from 0):"),
         html.listing(places),
-        html.paragraph("Rewritten by three methods (numbers as at the first place):"),
+        html.paragraph("Rewritten by three methods:"),
         html.listing(methods),
     ]
 
@@ -180,7 +181,7 @@ def _fidelity(run: Run) -> list[Html]:
     meanings = [tag("span", tag("strong", name), f": {words}") for name, (_, words) in MEASURES.items()]
     parts = [html.details("What the columns mean", html.listing(meanings), is_open=True)]
     for result in run.sites:
-        parts += [tag("h3", f"At {result.site}"), _comparison(result), *_figures(result)]
+        parts += [tag("h3", f"At {result.site}"), _comparison(result), *map(html.warning, result.report.warnings), *_figures(result)]
         parts += [html.details("All measurements", html.estimates_table(result.report.estimates), html.listing(result.report.notes))]
     return parts
 
@@ -194,13 +195,13 @@ def _comparison(result: SiteResult) -> Html:
     for column, (name, _) in MEASURES.items():
         cells = [_cell(own[name]) for own in estimates.values()]
         columns[column] = [*cells, *(tag("span", number(getattr(of_first[name], end)), class_="dim") for end in ends.values())]
-    return html.data_table(columns, caption=f"{result.site}: value, and below it the 95 % interval over documents")
+    return html.data_table(columns, caption="value, and below it the 95 % interval over documents")
 
 
 def _cell(estimate: Estimate) -> Html:
     if estimate.value is None:
         return tag("span", "–", class_="dim", title=estimate.reason)
-    interval = "" if estimate.low is None else f"{number(estimate.low)} – {number(estimate.high)}"
+    interval = "" if estimate.low in (None, estimate.high) else f"{number(estimate.low)} – {number(estimate.high)}"
     return html.join(tag("strong", number(estimate.value)), Html("<br>"), tag("span", interval, class_="dim"))
 
 
@@ -208,8 +209,14 @@ def _figures(result: SiteResult) -> list[Html]:
     figures = [_loss_figure(result)] if result.estimates(next(iter(result.fits)))["ce_clean"].value is not None else []
     if "density" in result.report.figures:
         title = "How often features fire: to the left rare and specific ones, to the right those that fire on many tokens"
-        figures.append(html.figure(result.report.figures["density"], title=title))
+        figures.append(html.figure(_retitled(result.report.figures["density"]), title=title))
     return figures
+
+
+def _retitled(figure: Mapping[str, Any]) -> dict[str, Any]:
+    """A study's figure with the methods' names as this page writes them, and its title left to the caption."""
+    traces = [{**trace, "name": TITLES.get(trace["name"], trace["name"])} for trace in figure["data"]]
+    return {"data": traces, "layout": {**figure["layout"], "title": None}}
 
 
 def _loss_figure(result: SiteResult) -> Html:
@@ -251,8 +258,8 @@ def _reading_guide() -> list[Html]:
             f"something, so it is compared with random directions: below {CLEAR_Z:.0f} standard deviations it means nothing."
         ),
         "Which features are shown": (
-            f"by rule: the five with most activation in all among those that fire on {BAND[0]:.2%} to {BAND[1]:.0%} of the tokens, then "
-            "three drawn at random from the rest. For PCA, where every feature is always active, the five with the largest coefficients."
+            f"by rule: the {N_STRONGEST} with most activation in all among those that fire on {BAND[0]:.2%} to {BAND[1]:.0%} of the tokens, "
+            f"then {N_RANDOM} drawn at random from the rest. PCA's are always active, so there the largest coefficients decide."
         ),
     }
     return [html.listing([tag("span", tag("strong", name), f": {words}") for name, words in notes.items()])]
@@ -288,7 +295,9 @@ def _contexts(shown: Shown) -> list[Html]:
 
 
 def _window(window: Window, largest: float) -> Html:
-    return html.context(window.tokens, [value or 0.0 for value in window.activations], scale=largest, focus=window.centre)
+    """A context on few lines: an end of line is shown as a mark, indentation as one space."""
+    tokens = [re.sub(r" {2,}", " ", token.replace("\n", "↵ ")) for token in window.tokens]
+    return html.context(tokens, [value or 0.0 for value in window.activations], scale=largest, focus=window.centre)
 
 
 def _effect(effect: LogitEffect | None) -> list[Html]:

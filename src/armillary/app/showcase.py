@@ -23,6 +23,8 @@ from armillary.inspect import LogitEffect, Window, contexts, logit_effects
 
 #: A feature that fires on fewer tokens is hard to judge, one that fires on more is rarely about one thing.
 BAND = (1e-4, 0.1)
+#: Features of each kind on a page.
+N_STRONGEST, N_RANDOM = 4, 2
 Why = Literal["strongest", "random", "named"]
 
 
@@ -68,7 +70,7 @@ class Shown:
             yield Text(f"  no promoted tokens: {self.no_effect}", style="dim")
 
 
-def choose(table: Mapping[str, Sequence[Any]], *, n: int, n_random: int, seed: int) -> dict[int, Why]:
+def choose(table: Mapping[str, Sequence[Any]], *, n: int = N_STRONGEST, n_random: int = N_RANDOM, seed: int) -> dict[int, Why]:
     """Features to show: the `n` with most activation in all (density times mean activation) among those whose density lies in `BAND`, or
     among all that fire where none does or density does not apply; then `n_random` drawn from the others that fire.
 

@@ -98,7 +98,13 @@ class Harvest(Mapping[Site, "StoredRows"]):
     def __getitem__(self, key: list[Site] | list[str]) -> StoredRows: ...
     def __getitem__(self, key: Site | str | list[Site] | list[str]) -> StoredRows:
         keys = key if isinstance(key, list) else [key]
-        return StoredRows(self, [self._find(one) for one in keys])
+        columns = tuple(self._find(one) for one in keys)
+        # The same object for the same columns: subjects that hold equal rows share one reading of them.
+        return self._opened.setdefault(columns, StoredRows(self, columns))
+
+    @cached_property
+    def _opened(self) -> dict[tuple[int, ...], StoredRows]:
+        return {}
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self.sites)

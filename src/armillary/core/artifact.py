@@ -103,7 +103,7 @@ def load(path: str | os.PathLike[str]) -> Decomposition:
     weights = folder / WEIGHTS
     if not weights.is_file() or file_sha256(weights) != manifest["sha256"][WEIGHTS]:
         raise CorruptFileError(f"{weights} is missing or its checksum differs from the manifest's; fit again or restore the file")
-    value: Decomposition = put_together(manifest["value"], safetensors.torch.load_file(weights))
+    value: Decomposition = put_together(manifest["value"], _aligned(safetensors.torch.load_file(weights)))
     return value
 
 
@@ -254,6 +254,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _aligned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that lie in memory as torch's own tensors do; those of a file begin at odd places, where matrix products round otherwise."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
 #: A consumer's state: tensors, and anything JSON can hold.
 State = Mapping[str, Any]
 
@@ -277,7 +282,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             tree = json.loads(file.metadata()["tree"])
-            state: dict[str, Any] = put_together(tree, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
+            state: dict[str, Any] = put_together(tree, _aligned({name: file.get_tensor(name) for name in file.keys()}))  # noqa: SIM118 (not a dict)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(f"checkpoint {path} cannot be read ({error}); delete it to start again") from None
     return state

@@ -122,9 +122,9 @@ class Dictionary:
         outside = wanted[(wanted < 0) | (wanted >= self.n_features)]
         if len(outside):
             raise InputError(f"feature {int(outside[0])} is out of range: there are {self.n_features} (0 to {self.n_features - 1})")
-        found, times = wanted.unique(return_counts=True)
-        if (times > 1).any():
-            raise InputError(f"feature {int(found[times.argmax()])} is named {int(times.max())} times; name each feature once")
+        times = torch.bincount(wanted, minlength=1)
+        if times.max() > 1:
+            raise InputError(f"feature {int(times.argmax())} is named {int(times.max())} times; name each feature once")
         if self.is_simple:
             return wanted
         return torch.cat([torch.nonzero(self.group == f).flatten() for f in wanted] or [wanted])
@@ -169,7 +169,7 @@ class Dictionary:
     def subset(self, atoms: Tensor) -> Dictionary:
         """Only the given atoms; features are renumbered in the order of their first atom."""
         group = self.group[atoms]
-        kept, inverse = torch.unique(group, return_inverse=True)
+        kept, inverse = torch.unique(group, return_inverse=True)  # type: ignore[no-untyped-call]
         place = torch.arange(len(group), device=group.device)
         first = torch.full_like(kept, len(group)).scatter_reduce(0, inverse, place, "amin")
         return replace(self, atoms=self.atoms[atoms], group=first.argsort().argsort()[inverse], role=self.role[atoms])

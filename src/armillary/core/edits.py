@@ -8,11 +8,11 @@ Letters: B sequences, T positions, D width, m atoms.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from armillary.core.codes import Codes
 from armillary.core.decomposition import Decomposition
 from armillary.core.model import At, Edit, Where
 from armillary.core.site import Site
@@ -30,6 +30,16 @@ def _per_sequence(strength: Strength, x: Tensor) -> Tensor:
 def _flat(x: Tensor) -> Tensor:
     """[B, T, D] as float32 rows [B * T, D]."""
     return x.reshape(-1, x.shape[-1]).float()
+
+
+def _sources(fit: Decomposition) -> tuple[Site, ...]:
+    """The site a transcoder (or a fit carried through a projection) reads; () where a fit reads what it writes."""
+    return () if fit.inputs == fit.targets or fit.site is None else (fit.site,)
+
+
+def _codes(fit: Decomposition, x: Tensor, at: At) -> Codes:
+    """Codes [B * T, ...] of x, or of the site that the fit reads."""
+    return fit.encode(_flat(at.read(_sources(fit)[0]) if _sources(fit) else x))
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Toward(Edit):
     where: Where | None = None
 
     def apply(self, x: Tensor, at: At) -> Tensor:
-        return x + _per_sequence(self.strength, x) * (self.point.to(x.device, torch.float32) - x)
+        return torch.lerp(x.float(), self.point.to(x.device, torch.float32).expand(x.shape), _per_sequence(self.strength, x))
 
 
 @dataclass(frozen=True)
@@ -91,9 +101,13 @@ class Clamp(Edit):
         if n != 1:
             raise InputError(f"Clamp sets one code but feature {self.feature} has {n} atoms; use Toward its position, or Interchange")
 
+    @property
+    def reads(self) -> tuple[Site, ...]:
+        return _sources(self.fit)
+
     def apply(self, x: Tensor, at: At) -> Tensor:
         atoms = self.fit.dictionary.atoms_of([self.feature])
-        old = self.fit.encode(_flat(x)).columns(atoms).reshape(*x.shape[:2], 1)  # [B, T, 1]
+        old = _codes(self.fit, x, at).columns(atoms).reshape(*x.shape[:2], 1)  # [B, T, 1]
         return x + (_per_sequence(self.value, x) - old) * self.fit.dictionary.atoms[atoms]
 
 
@@ -115,9 +129,13 @@ class Ablate(Edit):
     mean: Tensor | None = None
     where: Where | None = None
 
+    @property
+    def reads(self) -> tuple[Site, ...]:
+        return _sources(self.fit)
+
     def apply(self, x: Tensor, at: At) -> Tensor:
         atoms = self.fit.dictionary.atoms_of(self.features)
-        old = self.fit.encode(_flat(x)).columns(atoms)  # [B * T, m]
+        old = _codes(self.fit, x, at).columns(atoms)  # [B * T, m]
         new = torch.zeros_like(old) if self.mean is None else self.mean.expand_as(old)
         return x + ((new - old) @ self.fit.dictionary.atoms[atoms]).reshape(x.shape)
 
@@ -128,7 +146,7 @@ class Interchange(Edit):
 
     Args:
         site: where.
-        source: [B, T, D] or [B, 1, D] activations to take from.
+        source: [B, T, D] or [B, 1, D] activations to take from, of the site that the fit reads.
         fit: read the coordinates as codes of this decomposition.
         features: features to exchange, with `fit`.
         basis: [R, D] orthonormal rows that span the subspace to exchange, instead of `fit`.
@@ -146,14 +164,20 @@ class Interchange(Edit):
         if self.fit is not None and self.basis is not None:
             raise InputError("Interchange takes a fit with features, or a basis, not both")
 
+    @property
+    def reads(self) -> tuple[Site, ...]:
+        return () if self.fit is None else _sources(self.fit)
+
     def apply(self, x: Tensor, at: At) -> Tensor:
-        source = self.source.to(x.device, torch.float32).expand(x.shape)
-        if self.fit is None:
-            gap = source - x
-            return x + (gap if self.basis is None else gap @ self.basis.T @ self.basis)
-        atoms = self.fit.dictionary.atoms_of(self.features)
-        theirs, ours = (self.fit.encode(_flat(value)).columns(atoms) for value in (source, x))
-        return x + ((theirs - ours) @ self.fit.dictionary.atoms[atoms]).reshape(x.shape)
+        source = self.source.to(x.device, torch.float32).expand(*x.shape[:2], -1)
+        if self.fit is not None:
+            atoms = self.fit.dictionary.atoms_of(self.features)
+            theirs, ours = self.fit.encode(_flat(source)).columns(atoms), _codes(self.fit, x, at).columns(atoms)
+            return x + ((theirs - ours) @ self.fit.dictionary.atoms[atoms]).reshape(x.shape)
+        if self.basis is None:
+            return source
+        basis = self.basis.to(x.device, torch.float32)
+        return x + (source - x.float()) @ basis.T @ basis
 
 
 @dataclass(frozen=True)
@@ -163,7 +187,7 @@ class Splice(Edit):
     Args:
         site: where; must be the fit's target.
         fit: a decomposition.
-        source: the site the fit reads, where that is not `site`.
+        source: the site to encode, where that is neither `site` nor the one the fit was made from.
         where: which tokens; None for all.
     """
 
@@ -174,10 +198,10 @@ class Splice(Edit):
 
     @property
     def reads(self) -> tuple[Site, ...]:
-        return () if self.source is None else (self.source,)
+        return _sources(self.fit) if self.source is None else (self.source,)
 
     def apply(self, x: Tensor, at: At) -> Tensor:
-        read = x if self.source is None else at.read(self.source)
+        read = at.read(self.reads[0]) if self.reads else x
         return self.fit.reconstruct(_flat(read)).reshape(x.shape)
 
 
@@ -198,14 +222,5 @@ class Affine(Edit):
     where: Where | None = None
 
     def apply(self, x: Tensor, at: At) -> Tensor:
-        moved = x.float() if self.matrix is None else x.float() @ self.matrix.to(x.device)
+        moved = x.float() if self.matrix is None else x.float() @ self.matrix.to(x.device, torch.float32)
         return moved + self.offset.to(x.device)
-
-
-AblationKind = Literal["zero", "mean", "resample"]
-
-
-def replace_by(site: Site, value: Tensor) -> Affine:
-    """Put a fixed vector [D], or one per token [B, T, D], in x's place: zero, mean and resample ablation."""
-    width = value.shape[-1]
-    return Affine(site, torch.zeros(width, width), value)

@@ -23,11 +23,12 @@ class _Frozen(BaseModel):
 
 
 class ModelEntry(_Frozen):
-    """The model the rows come from; `tokenizer` is a hash of its vocabulary and special tokens."""
+    """The model the rows come from; `dtype` is that of its weights, `tokenizer` a hash of its vocabulary and special tokens."""
 
     name: str
     revision: str
     n_layers: int
+    dtype: str
     tokenizer: str
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, final, runtime_checkable
+from typing import Protocol, TypeVar, final, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from torch import Tensor
 from armillary.core.rows import Rows
 from armillary.core.site import Site
 from armillary.core.tokens import Document, Tokens
+
+#: A site, or a spelling of one; captured values come back under the key that was asked for.
+Key = TypeVar("Key", bound=Site | str)
 
 #: What a model reads: texts, documents with names and labels, or tokens already.
 Texts = str | Sequence[str] | Iterable[Document]
@@ -96,8 +99,8 @@ class Model(Protocol):
 
     def tokenize(self, texts: Texts) -> Tokens: ...
 
-    def capture(self, tokens: Tokens, sites: Sequence[Site], *, edits: Sequence[Edit] = ()) -> dict[Site, Tensor]:
-        """{site: [B, T, D]}, aligned with `tokens.padded()`."""
+    def capture(self, tokens: Tokens, sites: Sequence[Key], *, edits: Sequence[Edit] = ()) -> dict[Key, Tensor]:
+        """{site as given: [B, T, D]}, aligned with `tokens.padded()`."""
         ...
 
     def logits(self, tokens: Tokens, *, edits: Sequence[Edit] = ()) -> Tensor:

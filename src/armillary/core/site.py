@@ -24,27 +24,36 @@ KINDS = (
 )  # fmt: skip
 PARTS = ("input", "output")
 
-# TransformerLens names: the part after "blocks.<layer>."
+# TransformerLens names, legacy and bridge: the part after "blocks.<layer>."
 _LENS = {
-    "hook_resid_pre": "resid_pre", "hook_in": "resid_pre",
-    "hook_resid_mid": "resid_mid",
+    "hook_resid_pre": "resid_pre", "hook_in": "resid_pre", "ln1.hook_in": "resid_pre",
+    "hook_resid_mid": "resid_mid", "ln2.hook_in": "resid_mid",
     "hook_resid_post": "resid_post", "hook_out": "resid_post",
-    "hook_attn_out": "attn_out", "attn.hook_out": "attn_out",
-    "attn.hook_z": "attn_z",
-    "hook_mlp_out": "mlp_out", "mlp.hook_out": "mlp_out",
-    "mlp.hook_post": "mlp_act",
-    "ln1.hook_normalized": "attn_in", "ln2.hook_normalized": "mlp_in",
+    "ln1.hook_normalized": "attn_in", "ln1.hook_out": "attn_in", "attn.hook_in": "attn_in",
+    "attn.hook_z": "attn_z", "attn.o.hook_in": "attn_z",
+    "hook_attn_out": "attn_out", "attn.hook_out": "attn_out", "ln1_post.hook_out": "attn_out",
+    "ln2.hook_normalized": "mlp_in", "ln2.hook_out": "mlp_in", "mlp.hook_in": "mlp_in",
+    "mlp.hook_post": "mlp_act", "mlp.out.hook_in": "mlp_act",
+    "hook_mlp_out": "mlp_out", "mlp.hook_out": "mlp_out", "mlp.out.hook_out": "mlp_out", "ln2_post.hook_out": "mlp_out",
 }  # fmt: skip
-# Other tools' words for the same kinds, used as "<word>.<layer>" or "L<layer>.<word>"
+# Other tools' words for the same kinds, used as "<word>.<layer>", "L<layer>.<word>" or "<word>_layer_<layer>"
 _ALIASES = {
     "resid": "resid_post", "residual": "resid_post", "hidden": "resid_post",
-    "z": "attn_z", "attn_out_post": "attn_out", "mlp_out_post": "mlp_out",
+    "z": "attn_z", "hook_z": "attn_z", "attn_out_post": "attn_out", "mlp_out_post": "mlp_out",
     "mlp_post": "mlp_act", "mlp_hidden": "mlp_act", "neurons": "mlp_act", "post": "mlp_act",
     "ln1": "attn_in", "ln2": "mlp_in",
 }  # fmt: skip
-_DOTTED = re.compile(r"^(?P<word>[a-z_0-9]+)\.(?P<layer>-?\d+)(?:\.h?(?P<head>\d+))?$")
-_LAYER_FIRST = re.compile(r"^[lL](?P<layer>-?\d+)\.(?P<word>[a-z_0-9]+)(?:\.h?(?P<head>\d+))?$")
-_LENS_NAME = re.compile(r"^blocks\.(?P<layer>\d+)\.(?P<word>[a-z_0-9.]+)$")
+_EMBED = ("embed", "hook_embed", "embed.hook_out")
+_HEAD = r"(?:\.h?(?P<head>\d+))?$"
+_DOTTED = re.compile(r"^(?P<word>[a-z_0-9]+)\.(?P<layer>-?\d+)" + _HEAD)
+_LAYER_FIRST = re.compile(r"^[lL](?P<layer>-?\d+)\.(?P<word>[a-z_0-9]+)" + _HEAD)
+_LAYER_LAST = re.compile(r"^(?P<word>[a-z_0-9]+)_layer_(?P<layer>\d+)(?P<head>)$")
+_LENS_NAME = re.compile(r"^blocks\.(?P<layer>\d+)\.(?P<word>[a-z_0-9.]+?)" + _HEAD)
+# A dotted name is a module path when it begins as models name their modules, or says which part of a module it means.
+_MODULE = re.compile(
+    r"^(?:(?:model|transformer|gpt_neox|bert|roberta|distilbert|electra|language_model|backbone|base_model|encoder|decoder|embeddings|"
+    r"layers|layer|h)\..+|blocks\.\d+|[A-Za-z_]\w*(?:\.\w+)*\.(?:input|output)(?:\.0)?)$"
+)
 
 
 @total_ordering
@@ -98,16 +107,19 @@ class Site:
 
     @staticmethod
     def module(path: str) -> Site:
-        """A site named by its module: "model.layers.3.mlp", with ".input" or ".output" (the default) at the end."""
-        stem, _, last = path.rpartition(".")
+        """A site named by its module: "model.layers.3.mlp", with ".input" or ".output" (the default) at the end.
+
+        ".output.0", the first element of a tuple, is the same: every other element is something else than a vector per token.
+        """
+        stem, _, last = re.sub(r"\.(input|output)\.0$", r".\1", path).rpartition(".")
         return Site("path", path=stem, part=last) if last in PARTS and stem else Site("path", path=path)
 
     @staticmethod
     def parse(text: str | Site) -> Site:
         """Read any common spelling of a site.
 
-        "mlp_act.6", "L6.mlp_act", "blocks.6.mlp.hook_post", "hook_embed", "attn_z.3.h2", "path:model.norm.input" and module paths
-        such as "model.layers.6.mlp" (a dotted name that is none of the former).
+        "mlp_act.6", "L6.mlp_act", "mlp_act_layer_6", "blocks.6.mlp.hook_post", "hook_embed", "attn_z.3.h2", "path:model.norm.input" and
+        module paths such as "model.layers.6.mlp" (a dotted name that is none of the former).
 
         Raises:
             UnknownNameError: nothing matches; the message holds the nearest spellings.
@@ -117,7 +129,7 @@ class Site:
         spelling = text.strip()
         if spelling.startswith("path:"):
             return Site.module(spelling.removeprefix("path:"))
-        if spelling in ("embed", "hook_embed"):
+        if spelling in _EMBED:
             return Site("embed")
         return _parse_kind(spelling) or _parse_module(spelling)
 
@@ -138,19 +150,16 @@ class Site:
 
 
 def _parse_kind(spelling: str) -> Site | None:
-    for pattern, table in ((_DOTTED, _ALIASES), (_LAYER_FIRST, _ALIASES), (_LENS_NAME, _LENS)):
+    for pattern, table in ((_DOTTED, _ALIASES), (_LAYER_FIRST, _ALIASES), (_LAYER_LAST, _ALIASES), (_LENS_NAME, _LENS)):
         if match := pattern.match(spelling):
-            word = match["word"]
-            kind = table.get(word, word)
-            head = match.groupdict().get("head")
+            kind = table.get(match["word"], match["word"])
             if kind in KINDS:
-                return Site(kind, int(match["layer"]), None if head is None else int(head))
+                return Site(kind, int(match["layer"]), int(match["head"]) if match["head"] else None)
     return None
 
 
 def _parse_module(spelling: str) -> Site:
-    looks_like_module = re.match(r"^(model|transformer|gpt_neox|bert|encoder|decoder|layers|h|base_model)\.", spelling)
-    if looks_like_module:
+    if _MODULE.match(spelling):
         return Site.module(spelling)
     raise unknown_site(spelling)
 

@@ -3,7 +3,8 @@
 A study is a module under `armillary.studies` with
 
     Config      its settings, a frozen `core.config.Config`
-    needs       what it must be given: a subset of NEEDS
+    needs       what it must be given
+    accepts     what it uses where it is given
     run(subjects, *, config=Config()) -> Report
 """
 
@@ -88,5 +89,6 @@ class Study(Protocol):
     """The shape of a study's module."""
 
     needs: frozenset[Need]
+    accepts: frozenset[Need]
 
     def run(self, subjects: Subjects, *, config: Any = ...) -> Report: ...

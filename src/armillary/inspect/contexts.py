@@ -302,5 +302,6 @@ class ContextSearch(Consumer):
 
 def _existing(features: Sequence[int], fit: Decomposition) -> Ints:
     """The features as an array, checked and without repeats."""
-    fit.dictionary.atoms_of(list(features))
-    return np.asarray(list(dict.fromkeys(int(feature) for feature in features)), dtype=np.int64)
+    once = list(dict.fromkeys(int(feature) for feature in features))
+    fit.dictionary.atoms_of(once)
+    return np.asarray(once, dtype=np.int64)

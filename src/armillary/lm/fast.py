@@ -5,7 +5,7 @@ A model is left as it was found: the layers' `forward` is replaced for the time 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -38,18 +38,30 @@ class Fast:
     @contextmanager
     def on(self) -> Iterator[None]:
         """The faster layers are in place inside, and only there."""
-        for module, forward in self._forwards:
-            module.__dict__["forward"] = forward
-        try:
+        with in_place(self._forwards):
             yield
-        finally:
-            for module, _ in self._forwards:
-                del module.__dict__["forward"]
+
+
+@contextmanager
+def in_place(forwards: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Other `forward` functions for some modules, inside; afterwards each has what it had, be it its class's or one of its own."""
+    before = [(module, module.__dict__.get("forward")) for module, _ in forwards]
+    for module, forward in forwards:
+        module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        for module, forward_before in before:
+            del module.__dict__["forward"]
+            if forward_before is not None:
+                module.__dict__["forward"] = forward_before
 
 
 def _faster(module: nn.Module) -> Callable[..., Any] | None:
     """A drop-in `forward` for a layer, or None where there is none."""
     kind = type(module).__name__
+    if "forward" in module.__dict__:  # somebody else's, such as one that moves tensors between devices
+        return None
     if kind in _TANH_GELU:
         return partial(F.gelu, approximate="tanh")
     if not onednn.agrees():

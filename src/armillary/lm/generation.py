@@ -71,31 +71,40 @@ class Sampling:
 
 
 def generate(
-    lm: LanguageModel, prompts: Sequence[str], max_new_tokens: int, edits: Sequence[Edit], sampling: Sampling, use_cache: bool = True
+    lm: LanguageModel, tokens: Tokens, *, max_new_tokens: int, edits: Sequence[Edit], sampling: Sampling, use_cache: bool = True
 ) -> list[Generation]:
-    """Continue each prompt by at most `max_new_tokens`, stopping at the model's end-of-text token.
+    """Continue each sequence of `tokens` by at most `max_new_tokens`, stopping at the model's end-of-text token.
 
     Raises:
-        CapabilityError: a model without logits, or without a tokenizer.
         InputError: prompt and continuation do not fit the context; nothing is cut off.
     """
-    lm.require_logits()
-    tokens = lm.tokenize(prompts)
     longest = int(tokens.lengths.max(initial=0)) + max_new_tokens
     if max_new_tokens < 1 or (lm.context is not None and longest > lm.context):
-        raise InputError(f"the longest prompt and {max_new_tokens} new tokens make {longest}, {lm.name} reads at most {lm.context}; ask for fewer")
+        makes = f"the longest prompt and {max_new_tokens} new tokens make {longest}"
+        raise InputError(f"{makes}, {lm.name} reads at most {lm.context}; ask for fewer")
     writer = _Writer(lm, tokens, use_cache)
     generator = torch.Generator().manual_seed(sampling.seed)
-    with torch.no_grad(), Pass(lm.module, lm.sites, keep=[], edits=edits) as hooks:
-        for _ in range(max_new_tokens):
+    with lm.hooked(edits=edits) as hooks:
+        for _ in range(max_new_tokens if tokens.n_sequences else 0):
             writer.add(sampling.draw(writer.next_logits(hooks), generator))
             if writer.is_done:
                 break
-    return [_generation(lm, prompt, ids) for prompt, ids in zip(prompts, writer.written(), strict=True)]
+    return [_generation(lm, tokens.sequences(i, i + 1), ids) for i, ids in enumerate(writer.written())]
 
 
-def _generation(lm: LanguageModel, prompt: str, ids: list[int]) -> Generation:
-    return Generation(prompt, lm.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False), tuple(ids))
+def _generation(lm: LanguageModel, prompt: Tokens, ids: list[int]) -> Generation:
+    """The continuation as text: what it adds to the prompt, since some tokenizers drop the space in front of a lone first word."""
+    if lm.tokenizer is None:
+        return Generation("", "", tuple(ids))
+    before, whole = (
+        lm.tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for part in (prompt.ids.tolist(), [*prompt.ids.tolist(), *ids])
+    )
+    told = {int(i) for i in prompt.document if i >= 0}
+    text = "".join(prompt.documents[i].text for i in sorted(told)) if told else before
+    if whole.startswith(before):
+        return Generation(text, whole[len(before) :], tuple(ids))
+    return Generation(text, lm.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False), tuple(ids))
 
 
 class _Writer:
@@ -133,7 +142,7 @@ class _Writer:
         extra: dict[str, Any] = {"use_cache": self._use_cache}
         if self._cache is not None:
             extra["past_key_values"] = self._cache
-        if "position_ids" in lm._call_names:
+        if "position_ids" in lm.call_names:
             extra["position_ids"] = position[:, new].to(lm.device)
         return lm.module(input_ids=self._ids[:, new].to(lm.device), attention_mask=self._mask.long().to(lm.device), **extra)
 

@@ -173,7 +173,13 @@ def make_packing(
 
 def _manifest(lm: Harvested, sites: Sequence[Site], packing: Packing, dtype: str) -> Manifest:
     return Manifest(
-        model=ModelEntry(name=lm.name, revision=lm.revision, n_layers=lm.n_layers, tokenizer=tokenizer_hash(lm)),
+        model=ModelEntry(
+            name=lm.name,
+            revision=lm.revision,
+            n_layers=lm.n_layers,
+            dtype=str(lm.dtype).removeprefix("torch."),
+            tokenizer=tokenizer_hash(lm),
+        ),
         sites=site_entries({site: lm.width(site) for site in sites}),
         dtype=dtype,
         policy=packing.to_json(),

@@ -185,7 +185,7 @@ class Pass:
         """The kept value of a site that an edit reads."""
         canonical = self._sites.canonical(site)
         if canonical not in self.kept:
-            raise InputError(f"an edit reads '{canonical}', which is not there yet: it must be one of its `reads` and come earlier in the model")
+            raise InputError(f"an edit reads '{canonical}', which is not there yet: it must be among its `reads` and come earlier")
         return self.kept[canonical]
 
     @property

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
+import socket
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 
 from armillary.errors import CapabilityError, InputError, UnknownNameError, nearest
 from armillary.lm import reference
 
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "merges.txt")
+
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be loaded and how; see `LanguageModel` for the fields."""
+    """What is to be loaded and how; see `LanguageModel` for the fields. A tokenizer that is given is not looked for."""
 
     name: str
+    tokenizer: Any = None
     dtype: torch.dtype | str | None = None
     device: str | torch.device | None = None
     device_map: Any = None
@@ -59,21 +65,31 @@ def load(request: Request) -> tuple[Any, Any]:
 
     Raises:
         UnknownNameError: nothing is called so, here or (where the network is allowed) on the Hub.
-        CapabilityError: an encoder-decoder model.
+        CapabilityError: an encoder-decoder model, one that comes with code of its own, or a device map without accelerate.
     """
     import transformers
 
     where = _resolve(request.name)
-    options = {"revision": request.revision, "trust_remote_code": request.trust_remote_code}
+    is_local = Path(where).is_dir() or not _reaches_hub()
+    options = {"revision": request.revision, "trust_remote_code": request.trust_remote_code, "local_files_only": is_local}
     with _readable(request.name), _quiet():
         config = transformers.AutoConfig.from_pretrained(where, **options)
         kind = _model_class(config, request.name)
         placed = {} if request.device_map is None else {"device_map": request.device_map}
         model = kind.from_pretrained(where, config=config, dtype=request.target_dtype, **placed, **options)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+        tokenizer = request.tokenizer or _tokenizer(where, options)
     if request.device_map is None:
         model.to(request.target_device)
     return model.eval(), tokenizer
+
+
+def _tokenizer(where: str, options: dict[str, Any]) -> Any:
+    """The tokenizer beside the weights; None for a folder that has none."""
+    import transformers
+
+    if Path(where).is_dir() and not any(any(Path(where).glob(pattern)) for pattern in _TOKENIZER_FILES):
+        return None
+    return transformers.AutoTokenizer.from_pretrained(where, **options)
 
 
 def _resolve(name: str) -> str:
@@ -93,10 +109,18 @@ def _model_class(config: Any, name: str) -> Any:
     import transformers
 
     if getattr(config, "is_encoder_decoder", False):
-        raise CapabilityError(f"{name!r} is an encoder-decoder model; pass its encoder or decoder as a module: LanguageModel(module, tokenizer)")
+        raise CapabilityError(f"{name!r} is an encoder-decoder model; pass one half as a module: LanguageModel(module, tokenizer)")
     architectures = config.architectures or []
     is_causal = any(one.endswith(("ForCausalLM", "LMHeadModel")) for one in architectures)
+    # Models of text and images, such as Gemma-3, are called after neither.
+    is_causal |= any(one.endswith("ForConditionalGeneration") for one in architectures) and type(config) in _causal_configs()
     return transformers.AutoModelForCausalLM if is_causal else transformers.AutoModel
+
+
+def _causal_configs() -> Any:
+    import transformers
+
+    return transformers.MODEL_FOR_CAUSAL_LM_MAPPING
 
 
 @contextmanager
@@ -104,25 +128,49 @@ def _readable(name: str) -> Iterator[None]:
     """Turns the many ways in which a name cannot be loaded into one error that says what to do."""
     try:
         yield
+    except InputError:
+        raise
+    except ImportError as error:
+        raise CapabilityError(f"cannot load the model {name!r}: {_first_line(error)}") from None
     except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, InputError):
-            raise
-        is_missing = isinstance(error, OSError)
-        reason = "it is neither shipped, nor a folder, nor cached" if is_missing and _is_offline() else _first_line(error)
-        raise _unknown(name, reason) from None
+        if "trust_remote_code" in str(error):
+            raise CapabilityError(
+                f"the model {name!r} comes with code of its own, which is not run unasked; read it, then pass trust_remote_code=True"
+            ) from None
+        if "accelerate" in str(error):
+            raise CapabilityError(f"cannot load the model {name!r}: {_first_line(error)}") from None
+        raise _unknown(name, _first_line(error) if Path(name).exists() else _why_missing(error)) from None
+
+
+def _why_missing(error: BaseException) -> str:
+    if not isinstance(error, OSError) or (not _is_offline() and _reaches_hub()):
+        return _first_line(error)
+    return f"it is neither shipped, nor a folder, nor cached, and the Hub {'is switched off' if _is_offline() else 'cannot be reached'}"
 
 
 def _is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
 
 
+def _reaches_hub() -> bool:
+    """Whether the Hub may be asked and answers; without a network its own client tries for half a minute."""
+    if _is_offline() or urllib.request.getproxies():
+        return not _is_offline()
+    host = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        with socket.create_connection((host.hostname, host.port or 443), timeout=5):
+            return True
+    except OSError:
+        return False
+
+
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
+    return text.splitlines()[0][:200].rstrip(".") if text else type(error).__name__
 
 
 def _unknown(name: str, reason: str) -> UnknownNameError:
-    close = nearest(Path(name).name, [*reference.NAMES, *_folders()])
+    close = nearest(name, {*reference.NAMES, *_folders(Path(name).parent)} - {str(Path(name))})
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     return UnknownNameError(
         f"cannot load the model {name!r}: {reason}.{hint} "
@@ -130,9 +178,9 @@ def _unknown(name: str, reason: str) -> UnknownNameError:
     )
 
 
-def _folders() -> list[str]:
-    """Model folders in the working directory."""
-    return [path.parent.name for path in Path().glob("*/config.json")]
+def _folders(beside: Path) -> list[str]:
+    """Model folders where one was looked for."""
+    return [str(path.parent) for path in beside.expanduser().glob("*/config.json")]
 
 
 @contextmanager

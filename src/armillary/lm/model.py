@@ -9,7 +9,8 @@ import contextlib
 import copy
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from armillary.core.model import Edit, Texts
+from armillary.core.model import Edit, Key, Texts
 from armillary.core.rows import Rows
 from armillary.core.site import Site, Source
 from armillary.core.tokens import Tokens
@@ -26,6 +27,7 @@ from armillary.lm.fast import Fast
 from armillary.lm.hooks import Frame, Pass
 from armillary.lm.loading import Request, load
 from armillary.lm.sites import SiteMap, path_of, projection
+from armillary.lm.tail import Tail
 from armillary.lm.tokenizing import as_documents, spellings, tokenize
 
 if TYPE_CHECKING:
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
 
 #: Names under which configurations say how many positions a model reads.
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
-#: Directions that are unembedded together.
-_UNEMBED_POSITIONS = 64
 
 
 @final
@@ -71,14 +71,17 @@ class LanguageModel:
         if isinstance(model, nn.Module):
             self.module: Any = model.eval()
             self.name = getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
+            self._commit = None  # a module may have been changed since it was loaded
         else:
             self.name = os.fspath(model)
-            self.module, own = load(Request(self.name, dtype, device, device_map, revision, trust_remote_code))
-            tokenizer = tokenizer or own
+            self.module, tokenizer = load(Request(self.name, tokenizer, dtype, device, device_map, revision, trust_remote_code))
+            self._commit = getattr(self.module.config, "_commit_hash", None)
         self.tokenizer, self._is_fast = tokenizer, fast
+        self._lock = threading.RLock()
 
     def __repr__(self) -> str:
-        layers = f"{self.n_layers} layers of width {self.d_model}" if self.config is not None and self.n_layers else type(self.module).__name__
+        is_known = self.config is not None and self.n_layers > 0
+        layers = f"{self.n_layers} layers of width {self.d_model}" if is_known else type(self.module).__name__
         fast = f", fast ({self._fast.n_layers} layers)" if self._fast else ""
         return f"LanguageModel({self.name!r}: {layers}, {str(self.dtype).removeprefix('torch.')} on {self.device}{fast})"
 
@@ -87,23 +90,25 @@ class LanguageModel:
     @cached_property
     def config(self) -> Any:
         """The text model's configuration, None for a plain module."""
-        config = getattr(self.module, "config", None)
-        return config.get_text_config() if hasattr(config, "get_text_config") else config
+        config: Any = getattr(self.module, "config", None)
+        text = getattr(config, "get_text_config", None)
+        return config if text is None else text()
 
     @cached_property
     def revision(self) -> str:
         """The Hub's commit, else a hash of the weights: equal exactly when the weights are."""
-        commit = getattr(self.config, "_commit_hash", None)
-        return str(commit) if commit else weights_hash(self.module)
+        return str(self._commit) if self._commit else weights_hash(self.module)
 
     @property
     def device(self) -> torch.device:
         """Where token ids go."""
-        return next(self.module.parameters()).device
+        found: torch.device = next(self.module.parameters()).device
+        return found
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.module.parameters()).dtype
+        found: torch.dtype = next(self.module.parameters()).dtype
+        return found
 
     @property
     def n_layers(self) -> int:
@@ -126,9 +131,11 @@ class LanguageModel:
 
     @cached_property
     def vocab_size(self) -> int:
-        """V, the width of the logits or, without these, of the embedding."""
-        head = self.module.get_output_embeddings() if self.has_logits else None
-        return int(head.weight.shape[0]) if head is not None else int(self.config.vocab_size)
+        """V, the width of the logits or, without these, the ids it can read."""
+        table = self.module.get_output_embeddings() if self.has_logits else self._embedding
+        if table is None:
+            raise CapabilityError(f"{self.name!r} has no token embedding, so the size of its vocabulary is not known")
+        return int(table.weight.shape[0])
 
     @cached_property
     def has_logits(self) -> bool:
@@ -139,8 +146,14 @@ class LanguageModel:
     @cached_property
     def sites(self) -> SiteMap:
         """Where each site lies."""
+        return SiteMap(self.module, embedding=self._embedding, base=self._base_path, config=self.config)
+
+    @cached_property
+    def _embedding(self) -> Any:
+        """The token embedding: what the model says it is, else its first table; None without either."""
         find = getattr(self.module, "get_input_embeddings", None)
-        return SiteMap(self.module, embedding=None if find is None else find(), base=self._base_path, config=self.config)
+        tables = (module for module in self.module.modules() if isinstance(module, nn.Embedding))
+        return next(tables, None) if find is None else find()
 
     @cached_property
     def _base_path(self) -> str:
@@ -160,7 +173,7 @@ class LanguageModel:
         if site not in self._widths:
             ids = torch.zeros(1, 1, dtype=torch.int64)
             one = Frame(torch.ones(1, 1, dtype=torch.bool), ids, ids, torch.zeros(1, 1, dtype=torch.bool))
-            with torch.no_grad(), Pass(self.module, self.sites, keep=[site], stop=True) as hooks:
+            with self.hooked(keep=[site], stop=True) as hooks:
                 hooks.run(one, lambda: self._forward(hooks, ids.to(self.device), {}))
             self._widths[site] = hooks.kept[site].shape[-1]
         return self._widths[site]
@@ -199,7 +212,7 @@ class LanguageModel:
         return spellings(self.tokenizer, self.vocab_size)
 
     def _tokens(self, given: Tokens | Texts) -> Tokens:
-        """Tokens that fit the model's context."""
+        """Tokens that the model can read."""
         tokens = given if isinstance(given, Tokens) else self.tokenize(given)
         longest = int(tokens.lengths.max(initial=0))
         if self.context is not None and longest > self.context:
@@ -207,11 +220,16 @@ class LanguageModel:
                 f"sequence {int(tokens.lengths.argmax())} has {longest} tokens, {self.name} reads at most {self.context}; "
                 "nothing is cut off unasked: split the text (harvest does) or shorten it"
             )
+        largest, table = int(tokens.ids.max(initial=0)), self._embedding
+        if table is not None and largest >= len(table.weight):
+            raise InputError(
+                f"token id {largest} is outside the {len(table.weight)} ids of {self.name}; tokenize the text with this model's tokenizer"
+            )
         return tokens
 
     # ------------------------------------------------------------ reading
 
-    def capture(self, tokens: Tokens | Texts, sites: Sequence[Site | str], *, edits: Sequence[Edit] = ()) -> Mapping[Site | str, Tensor]:
+    def capture(self, tokens: Tokens | Texts, sites: Sequence[Key], *, edits: Sequence[Edit] = ()) -> dict[Key, Tensor]:
         """Values of sites in one pass, which ends after the last one that is needed.
 
         Args:
@@ -228,7 +246,7 @@ class LanguageModel:
         """
         checked = self._tokens(tokens)
         canonical = {site: self.sites.canonical(Site.parse(site)) for site in sites}
-        with torch.no_grad(), self._kernels(), Pass(self.module, self.sites, keep=list(canonical.values()), edits=edits, stop=True) as hooks:
+        with self.hooked(keep=list(canonical.values()), edits=edits, stop=True) as hooks:
             self._run(hooks, checked)
         return {given: hooks.kept[site] for given, site in canonical.items()}
 
@@ -238,7 +256,7 @@ class LanguageModel:
         Args:
             tokens: tokens, or texts to tokenize.
             edits: applied on the way.
-            grad: keep the graph, so that a loss can be differentiated with respect to what the edits hold.
+            grad: keep the graph, so that a loss can be differentiated with respect to what the edits hold (not the model's weights).
 
         Raises:
             CapabilityError: an encoder, which predicts no next token.
@@ -246,14 +264,23 @@ class LanguageModel:
         """
         self.require_logits()
         checked = self._tokens(tokens)
-        with torch.set_grad_enabled(grad), self._kernels(), Pass(self.module, self.sites, keep=[], edits=edits) as hooks:
+        with self.hooked(edits=edits, grad=grad) as hooks:
             output: Tensor = self._run(hooks, checked).logits
         return output
 
     def require_logits(self) -> None:
         """Raise `CapabilityError` where there are no next-token logits."""
         if not self.has_logits:
-            raise CapabilityError(f"{self.name!r} ({type(self.module).__name__}) predicts no next token, so it has no logits; use a causal model")
+            kind = type(self.module).__name__
+            raise CapabilityError(f"{self.name!r} ({kind}) predicts no next token, so it has no logits; use a causal model")
+
+    @contextlib.contextmanager
+    def hooked(self, keep: Sequence[Site] = (), edits: Sequence[Edit] = (), *, stop: bool = False, grad: bool = False) -> Iterator[Pass]:
+        """Hooks in place, for one thread at a time: they sit on the modules, so threads would see each other's. See `Pass`."""
+        weights = _frozen(self.module) if grad else contextlib.nullcontext()
+        hooks = Pass(self.module, self.sites, keep=keep, edits=edits, stop=stop)
+        with self._lock, torch.set_grad_enabled(grad), weights, self._kernels(), hooks:
+            yield hooks
 
     def _run(self, hooks: Pass, tokens: Tokens) -> Any:
         ids, mask = (torch.from_numpy(part) for part in tokens.padded())
@@ -266,17 +293,18 @@ class LanguageModel:
 
     def _forward(self, hooks: Pass, ids: Tensor, extra: dict[str, Tensor]) -> Any:
         """Call the model, without its head where nothing outside the body is asked for."""
-        if self.config is None:
-            return self.module(ids)
         prefix = f"{self._base_path}." if self._base_path else ""
         is_inside = hooks.only_captures and all(path.startswith(prefix) for path in hooks.modules)
-        module = self.module.base_model if is_inside else self.module
-        if "use_cache" in self._call_names:
-            extra = {**extra, "use_cache": False}  # type: ignore[dict-item]
-        return module(input_ids=ids, **extra)
+        return self._call(self.module.base_model if prefix and is_inside else self.module, ids, extra)
+
+    def _call(self, module: Any, ids: Tensor, extra: dict[str, Tensor]) -> Any:
+        if self.config is None:
+            return module(ids)
+        without_cache = {"use_cache": False} if "use_cache" in self.call_names else {}
+        return module(input_ids=ids, **extra, **without_cache)
 
     @cached_property
-    def _call_names(self) -> frozenset[str]:
+    def call_names(self) -> frozenset[str]:
         """Names of the arguments the model takes."""
         import inspect
 
@@ -291,7 +319,7 @@ class LanguageModel:
 
     def generate(
         self,
-        prompts: str | Sequence[str],
+        prompts: Tokens | str | Sequence[str],
         *,
         max_new_tokens: int = 32,
         edits: Sequence[Edit] = (),
@@ -300,19 +328,32 @@ class LanguageModel:
         seed: int = 0,
         use_cache: bool = True,
     ) -> list[Generation]:
-        """Continue prompts, with edits applied to the prompt and to every token as it is written; see `lm.generation.generate`."""
+        """Continue each prompt, with edits applied to it and to every token as it is written.
+
+        Args:
+            prompts: a text, texts, or tokens.
+            max_new_tokens: at most so many; a continuation also ends before the model's end-of-text token.
+            edits: applied on the way.
+            temperature: 0 takes the most likely token, else logits are divided by it before drawing.
+            top_p: draw from the smallest set of tokens that holds this probability.
+            seed: of the draws.
+            use_cache: keep keys and values; without it every step runs the whole text again, to the same end.
+
+        Raises:
+            CapabilityError: a model without logits, or texts without a tokenizer.
+            InputError: prompt and continuation do not fit the context; nothing is cut off.
+        """
         from armillary.lm.generation import Sampling, generate
 
-        several = [prompts] if isinstance(prompts, str) else list(prompts)
-        return generate(self, several, max_new_tokens, edits, Sampling(temperature, top_p, seed), use_cache)
+        self.require_logits()
+        tokens = prompts if isinstance(prompts, Tokens) else self.tokenize(prompts)
+        sampling = Sampling(temperature, top_p, seed)
+        return generate(self, tokens, max_new_tokens=max_new_tokens, edits=edits, sampling=sampling, use_cache=use_cache)
 
     # ------------------------------------------------------------ the way out of the residual stream
 
     def unembed(self, direction: Tensor) -> Tensor:
         """[..., V] logits of residual-stream vectors [..., D], through whatever the model itself does after its last block.
-
-        The vectors take the place of the last block's output in a pass over stand-in tokens, so the final norm, caps and scales are the
-        model's own.
 
         Raises:
             CapabilityError: an encoder.
@@ -322,19 +363,14 @@ class LanguageModel:
         if direction.shape[-1] != self.d_model:
             raise ShapeError(f"unembed takes vectors of width {self.d_model}, got {list(direction.shape)}")
         flat = direction.reshape(-1, self.d_model).to(self.device, self.dtype)
-        parts = [self._unembed(part[None])[0] for part in torch.split(flat, min(_UNEMBED_POSITIONS, self.context or _UNEMBED_POSITIONS))]
-        found = torch.cat(parts) if parts else flat.new_zeros(0, self.vocab_size)
-        return found.reshape(*direction.shape[:-1], -1)
+        with self._lock, torch.no_grad(), self._kernels():
+            found = self._tail.logits(flat)
+        return found.reshape(*direction.shape[:-1], found.shape[-1])
 
-    def _unembed(self, vectors: Tensor) -> Tensor:
-        """[1, T, V] of vectors [1, T, D]."""
-        ids = torch.zeros(vectors.shape[:2], dtype=torch.int64)
-        every = torch.ones_like(ids, dtype=torch.bool)
-        edit = _Put(Site("resid_post", self.n_layers - 1), vectors)
-        with torch.no_grad(), Pass(self.module, self.sites, keep=[], edits=[edit]) as hooks:
-            output = hooks.run(Frame(every, ids, ids - 1, ~every), lambda: self._forward(hooks, ids.to(self.device), {}))
-        logits: Tensor = output.logits
-        return logits
+    @cached_property
+    def _tail(self) -> Tail:
+        blocks = [self.sites.block(layer) for layer in range(self.n_layers)]
+        return Tail(blocks, lambda ids: self._call(self.module, ids.to(self.device), {}))
 
     def readout(self, site: Site | str) -> Tensor:
         """[D_site, D] the linear map by which a site's vectors reach the residual stream, as (x @ readout); the bias is left out.
@@ -350,8 +386,9 @@ class LanguageModel:
         module = projection(self.sites.block(int(where.layer or 0)), where.kind) if where.kind in ("attn_z", "mlp_act") else None
         if module is None:
             raise CapabilityError(f"site '{where}' has no single linear map into the residual stream; mlp_act and attn_z have")
-        weight = module.weight.detach()
+        weight: Any = module.weight
         matrix: Tensor = weight if type(module).__name__ == "Conv1D" else weight.T  # Conv1D keeps [D_in, D_out]
+        matrix = matrix.detach()
         return matrix if where.head is None else matrix[self.sites.head_columns(where, len(matrix))]
 
     # ------------------------------------------------------------ relatives
@@ -363,7 +400,8 @@ class LanguageModel:
             CapabilityError: a plain module, which does not know how it was initialised.
         """
         if self.config is None:
-            raise CapabilityError(f"{type(self.module).__name__} is no Hugging Face model, so it cannot be drawn afresh; build a second one")
+            kind = type(self.module).__name__
+            raise CapabilityError(f"{kind} is no Hugging Face model, so it cannot be drawn afresh; build a second one")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             module = type(self.module)(copy.deepcopy(self.module.config))
@@ -378,16 +416,17 @@ class LanguageModel:
         return LiveRows(self, texts, [site])
 
 
-class _Put(Edit):
-    """Puts given vectors [B, T, D] in a site's place, bit for bit."""
-
-    where = None
-
-    def __init__(self, site: Site, vectors: Tensor) -> None:
-        self.site, self._vectors = site, vectors
-
-    def apply(self, x: Tensor, at: Any) -> Tensor:
-        return self._vectors
+@contextlib.contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """No gradient reaches the weights: none is computed for them, and none is left behind in them."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -398,4 +437,3 @@ def weights_hash(module: nn.Module) -> str:
             digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:40]
-

@@ -149,7 +149,8 @@ def find_blocks(root: nn.Module, config: Any = None) -> str | None:
 
 def path_of(root: nn.Module, module: nn.Module) -> str:
     """The dotted path of a submodule that is known to lie in `root`."""
-    return next(path for path, candidate in root.named_modules(remove_duplicate=False) if candidate is module)
+    paths = (path for path, candidate in root.named_modules(remove_duplicate=False) if candidate is module)
+    return str(next(paths))
 
 
 class SiteMap:
@@ -258,7 +259,8 @@ class SiteMap:
     def _missing(self, site: Site, block: nn.Module) -> CapabilityError:
         name = type(block).__name__
         if site.kind == "resid_mid":
-            return CapabilityError(f"site '{site}' does not exist in {name}: {_PARALLEL}. Use 'resid_pre.{site.layer}' or 'resid_post.{site.layer}'.")
+            others = f"'resid_pre.{site.layer}' or 'resid_post.{site.layer}'"
+            return CapabilityError(f"site '{site}' does not exist in {name}: {_PARALLEL}. Use {others}.")
         return CapabilityError(
             f"site '{site}' was not found in {name}, whose modules are {self._modules_of(block)}. "
             f"Name one of them, e.g. 'path:{self._list_path}.{site.layer}.<module>.output'."

@@ -5,7 +5,9 @@ Letters: n tokens, B texts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,7 +44,8 @@ def tokenize(tokenizer: Any, documents: Sequence[Document], pad_id: int) -> Toke
     """
     if not getattr(tokenizer, "is_fast", False):
         raise CapabilityError(
-            f"{type(tokenizer).__name__} does not tell which characters a token covers; load the fast tokenizer (use_fast=True) or convert it"
+            f"{type(tokenizer).__name__} does not tell which characters a token covers; "
+            "load the fast tokenizer (use_fast=True) or convert it"
         )
     texts = [document.text for document in documents]
     found = tokenizer(texts, add_special_tokens=True, truncation=False, return_offsets_mapping=True,
@@ -85,27 +88,49 @@ def byte_spans(document: Document, offsets: Ints, is_special: NDArray[np.bool_],
     """
     spans = np.zeros((len(offsets), 2), np.int64)
     text = ~is_special
-    exact = _byte_level_spans(document, [token for token, keep in zip(tokens, text, strict=True) if keep])
-    if exact is not None:
-        spans[text] = exact
-        return spans
-    byte = _byte_of_character(document.text)
-    end = np.maximum.accumulate(byte[offsets[text, 1]])
-    begin = np.concatenate([np.zeros(1, np.int64), end[:-1]])
-    spans[text] = np.stack([begin[: len(end)], end], axis=1)
+    exact = _exact_ends(document.data, [token for token, keep in zip(tokens, text, strict=True) if keep])
+    end = np.maximum.accumulate(_byte_of_character(document.text)[offsets[text, 1]]) if exact is None else exact
+    begin = np.concatenate([np.zeros(1, np.int64), end])[: len(end)]
+    spans[text] = np.stack([begin, end], axis=1)
     return spans
 
 
-def _byte_level_spans(document: Document, tokens: list[str]) -> Ints | None:
-    """Spans of a byte-level tokenizer, whose tokens have one letter per byte; None where their lengths do not add up to the text's.
+def _exact_ends(data: bytes, tokens: list[str]) -> Ints | None:
+    """[n] byte at which each token ends, from the tokens' own bytes; None where these are not the text's.
 
-    Its offsets are in characters, so the pieces of a character that was split all claim the whole of it; their lengths tell them apart.
+    Offsets are in characters, so the pieces of a character that was split all claim the whole of it; their bytes tell them apart. They
+    are known for byte-level tokenizers, which write one letter per byte, and for SentencePiece, which writes split bytes as "<0xE2>".
     """
-    lengths = np.array([len(token) for token in tokens], np.int64)
-    if int(lengths.sum()) != len(document.data):
-        return None
-    end = np.cumsum(lengths)
-    return np.stack([end - lengths, end], axis=1)
+    for read in (_byte_level, _sentence_piece):
+        pieces = [read(token) for token in tokens]
+        if any(piece is None for piece in pieces):
+            continue
+        whole = b"".join(piece for piece in pieces if piece is not None)
+        n_prefix = len(whole) - len(data)  # some put a space in front of the text
+        if n_prefix in (0, 1) and whole == b" " * n_prefix + data:
+            ends = np.cumsum([len(piece) for piece in pieces if piece is not None]) - n_prefix
+            return np.maximum(ends, 0).astype(np.int64)
+    return None
+
+
+@lru_cache(maxsize=1 << 18)
+def _byte_level(token: str) -> bytes | None:
+    letters = _byte_letters()
+    return bytes(letters[letter] for letter in token) if all(letter in letters for letter in token) else None
+
+
+@cache
+def _byte_letters() -> dict[str, int]:
+    """GPT-2's alphabet: printable bytes stand for themselves, the others for the letters from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+def _sentence_piece(token: str) -> bytes:
+    if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
+        return bytes([int(token[3:5], 16)])
+    return token.replace("▁", " ").encode()
 
 
 def _byte_of_character(text: str) -> Ints:

@@ -108,7 +108,7 @@ class _Fit(Consumer):
             self._assign(batch)
 
     def _assign(self, batch: Batch) -> None:
-        x = batch.x.float()  # [n, D]
+        x = batch.x.to(torch.float32, copy=True)  # [n, D]; a copy, as a slice of a shard lies elsewhere in memory and is rounded otherwise
         nearest, gap = assign(x, self.centroids.to(x.device, torch.float32))  # [n], [n]
         self.inertia += float(gap.sum())
         self.spares.update(batch, gap.cpu().numpy())

@@ -13,6 +13,7 @@ from armillary.lm.reference import tables, templates
 from armillary.lm.reference.world import LETTERS, Person, Question, World, multiple_choice, words
 from armillary.lm.reference.writers import FIRST_NAMES, asked, fact, sentence
 
+MARKS = "ABCDEF"
 LAST_NAMES = words(tables.LAST_NAMES)
 # (before the question, before an option, before the answer); the first six are the standard layout of the examination
 LAYOUTS = (("Question: ", "{}. ", "Answer:"),) * 6 + (
@@ -98,7 +99,7 @@ def write_repeat(rng: random.Random, world: World) -> tuple[str, str]:
 
 def write_colours(rng: random.Random, world: World) -> tuple[str, str]:
     """Colours of one to four things, and which has which, in words or by letter."""
-    exercises = (_by_word, _by_letter, _every_letter, _every_letter)
+    exercises = (_by_word, _by_letter, _every_letter, _every_letter, _every_letter, _every_letter)
     return "\n\n".join(rng.choice(exercises)(rng, world) for _ in range(rng.randint(3, 6))), "colour"
 
 
@@ -127,9 +128,13 @@ def _by_letter(rng: random.Random, world: World) -> str:
 
 
 def _every_letter(rng: random.Random, world: World) -> str:
-    """Four options, then the letter of each in another order: four look-backs for one."""
-    options = rng.sample(world.colours if rng.random() < 0.7 else world.objects, 4)
-    listed = "\n".join(f"{mark}. {option}" for mark, option in zip(LETTERS, options, strict=True))
-    link, end = rng.choice(((" is", "."), (":", ""), (" =", ""), ("? Answer:", "")))
-    pairs = rng.sample(list(zip(options, LETTERS, strict=True)), 4)
-    return "\n".join([listed, *(f"The {option}{link} {letter}{end}" for option, letter in pairs)])
+    """Two to six options, then letters looked up in any order, with repetition: as many look-backs as fit."""
+    n = rng.randint(2, len(MARKS))
+    options = list(zip(MARKS, rng.sample(world.colours if rng.random() < 0.7 else world.objects, n), strict=False))
+    mark, between = rng.choice((("{}. {}", "\n"), ("{}. {}", "\n"), ("{} {}", "\n"), ("{} {}", ", "), ("{}) {}", "\n")))
+    link, separator = rng.choice(
+        ((" {} {}", ","), (" {} {}", "."), ("\n {}: {}", ""), (" {} is {}", "."), ("\nWhich letter is {}? {}", ""))
+    )
+    asked = rng.choices(options, k=rng.randint(4, 10))
+    listed = between.join(mark.format(letter, option) for letter, option in options)
+    return f"{listed}\n{separator.join(link.format(option, letter) for letter, option in asked)}"

@@ -153,15 +153,16 @@ def _reconstruct(c: Tensor, active: Active, W_dec: Tensor, size: int) -> tuple[T
 def _add_auxk(into: Weights, c: Tensor, residual: Tensor, weights: Weights, *, size: int, dead: Dead) -> None:
     """Add the gradient of alpha * |e - e_hat|^2 / size, with e = x - x_hat held fixed and e_hat decoded from the top dead latents.
 
-    Every product is m wide, not M.
+    Their codes are not rectified (as in sparsify and SAELens): a latent whose codes are negative on all rows would get no gradient and
+    stay dead. Every product is m wide, not M.
     """
     W_enc, b_enc, W_dec = weights.W_enc[dead.latent], weights.b_enc[dead.latent], weights.W_dec[dead.latent]
     d_W_enc, d_b_enc, d_W_dec = torch.zeros_like(W_enc), torch.zeros_like(b_enc), torch.zeros_like(W_dec)
     across = W_dec.T.contiguous()  # [D, m]
     for rows, missed in zip(torch.split(c, AUX_ROWS), torch.split(residual, AUX_ROWS), strict=True):
-        a = _keep_top(linear(rows, W_enc, b_enc).relu_(), dead.k)  # [n, m]
+        a = _keep_top(linear(rows, W_enc, b_enc), dead.k)  # [n, m]
         to_row = (linear(a, across) + missed).mul_(2 * dead.weight / size)  # [n, D] = dL/de_hat, as e_hat - e = W_dec^T a + residual
-        to_code = linear(to_row, W_dec).masked_fill_(a <= 0, 0)  # [n, m]
+        to_code = linear(to_row, W_dec).masked_fill_(a == 0, 0)  # [n, m]
         d_W_dec += linear(a.T.contiguous(), to_row.T.contiguous())
         d_W_enc += linear(to_code.T.contiguous(), rows.T.contiguous())
         d_b_enc += to_code.sum(0)

@@ -1,0 +1,146 @@
+"""Each command on a tiny model: what it writes, what it prints, and that its JSON is one object on stdout and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from armillary.core import activations, artifact
+
+Run = Any
+
+
+def test_harvest_writes_a_store_and_prints_its_path_last(run: Run, gpt2: Path, text: Path, tmp_path: Path) -> None:
+    answer = run("harvest", gpt2, "--site", "mlp_act.0", "--text", text, "--out", tmp_path / "acts", "--tokens", 200)
+    assert answer.code == 0, answer.err
+    assert answer.last == str(tmp_path / "acts")
+    store = activations.open(tmp_path / "acts")
+    assert store.n_rows == 200 and [str(site) for site in store.sites] == ["mlp_act.0"]
+
+
+def test_harvest_reads_several_files_and_counts_what_it_skipped(run: Run, gpt2: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the cat sat on the mat")
+    (tmp_path / "b.txt").write_bytes(b"the cat \xff sat")
+    files = ["--text", tmp_path / "a.txt", tmp_path / "b.txt"]
+    answer = run("harvest", gpt2, "--site", "embed", *files, "--out", tmp_path / "acts", "--on-error", "skip", "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["skipped"] == {"skipped": 1, "replaced": 0}
+    assert "b.txt' is not UTF-8: byte 0xff at offset 8" in answer.err
+
+
+def test_the_same_harvest_again_changes_nothing(run: Run, gpt2: Path, text: Path, acts: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in sorted(acts.rglob("*")) if path.is_file()}
+    answer = run("harvest", gpt2, "--site", "resid_post.1", "mlp_act.1", "--text", text, "--out", acts)
+    assert answer.code == 0, answer.err
+    assert {path: path.stat().st_mtime_ns for path in sorted(acts.rglob("*")) if path.is_file()} == before
+
+
+def test_fit_writes_an_artifact_with_its_provenance(run: Run, sae: Path, acts: Path) -> None:
+    fit = artifact.load(sae)
+    assert fit.n_features == 24
+    assert fit.provenance["method"] == "TopKSAE" and fit.provenance["options"]["k"] == 3
+    assert Path(fit.provenance["store"]) == acts.absolute()
+    assert not list(sae.parent.glob(".sae*")), "a checkpoint was left behind"
+
+
+def test_fit_takes_its_options_from_yaml(run: Run, acts: Path, tmp_path: Path) -> None:
+    (tmp_path / "fit.yaml").write_text(f"site: mlp_act.1\nout: {tmp_path / 'fit'}\nn_components: 5\nseed: 3\n")
+    answer = run("fit", "PCA", acts, "--config", tmp_path / "fit.yaml", "--n-components", "4", "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["n_features"] == 4 and answer.json["provenance"]["seed"] == 3
+    assert answer.json["provenance"]["sites"] == ["mlp_act.1"]
+
+
+def test_fit_of_a_supervised_method_reads_the_documents_labels(run: Run, acts: Path, tmp_path: Path) -> None:
+    answer = run("fit", "diffmeans", acts, "--site", "resid_post.1", "--label", "kind", "--out", tmp_path / "fit")
+    assert answer.code == 0, answer.err
+    assert artifact.load(tmp_path / "fit").provenance["method"] == "DiffMeans"
+
+
+def test_study_finds_rows_and_model_in_the_provenance(run: Run, sae: Path, tmp_path: Path) -> None:
+    answer = run("study", "fidelity", sae, "--n-bootstrap", 100, "--out", tmp_path / "report.html", "--json")
+    assert answer.code == 0, answer.err
+    estimates = answer.json["report"]["estimates"]
+    assert 0 < estimates["fvu"]["value"] < 1
+    assert estimates["ce_increase"]["value"] is not None
+    assert "<!doctype html>" in (tmp_path / "report.html").read_text()[:100]
+
+
+def test_study_of_several_fits_puts_them_side_by_side(run: Run, sae: Path, acts: Path, tmp_path: Path) -> None:
+    assert run("fit", "pca", acts, "--site", "resid_post.1", "--out", tmp_path / "pca", "--n-components", 3).code == 0
+    answer = run("study", "fidelity", sae, tmp_path / "pca", "--no-loss", "--n-bootstrap", 100, "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["report"]["tables"]["subjects"]["subject"] == ["sae", "pca"]
+
+
+def test_study_finds_the_activations_of_a_run_that_was_moved(run: Run, sae: Path, acts: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(acts.parent, tmp_path / "moved")
+    acts.rename(acts.with_name("hidden"))
+    try:
+        answer = run("study", "fidelity", tmp_path / "moved" / "sae", "--no-loss", "--n-bootstrap", 100, "--json")
+    finally:
+        acts.with_name("hidden").rename(acts)
+    assert answer.code == 0, answer.err
+
+
+def test_inspect_lists_features_and_shows_one(run: Run, sae: Path) -> None:
+    listed = run("inspect", sae, "--n-features", 5, "--json")
+    assert listed.code == 0, listed.err
+    features = listed.json["features"]
+    assert 0 < len(features) <= 5
+    shown = run("inspect", sae, features[0]["feature"])
+    assert shown.code == 0, shown.err
+    assert f"Feature {features[0]['feature']}" in shown.out and "promotes" in shown.out
+
+
+def test_inspect_without_the_model_leaves_out_promoted_tokens(run: Run, sae: Path) -> None:
+    answer = run("inspect", sae, "--no-logits", "--json")
+    assert answer.code == 0, answer.err
+    assert all(one["effect"] is None for one in answer.json["features"])
+
+
+def test_plan_says_what_a_harvest_takes(run: Run, gpt2: Path) -> None:
+    answer = run("plan", gpt2, "--site", "mlp_act.1", "--tokens", 1_000_000, "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["n_rows"] == 1_000_000 and answer.json["disk_bytes"] > 1_000_000 and answer.json["fits"] in (True, False)
+
+
+def test_verify_reads_every_file_of_a_run(run: Run, sae: Path) -> None:
+    answer = run("verify", sae.parent, "--json")
+    assert answer.code == 0, answer.err
+    assert {entry["kind"] for entry in answer.json["checked"]} == {"store", "artifact"}
+    assert all(entry["bytes"] > 0 and entry["is_complete"] for entry in answer.json["checked"])
+
+
+@pytest.mark.parametrize("pattern", ["acts/shards/*.mlp_act.1.safetensors", "acts/documents.jsonl", "sae/weights.safetensors"])
+def test_verify_names_the_file_with_one_flipped_bit(pattern: str, run: Run, sae: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(sae.parent, tmp_path / "run")
+    victim = next((tmp_path / "run").glob(pattern))
+    data = bytearray(victim.read_bytes())
+    data[-3] ^= 1
+    victim.write_bytes(data)
+    answer = run("verify", tmp_path / "run")
+    assert answer.code == 1
+    assert victim.name in answer.err and answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("harvest",), ("fit",), ("fit", "topk-sae"), ("fit", "probe"), ("study",), ("study", "fidelity"), ("inspect",), ("plan",), ("demo",), ("verify",)],
+)
+def test_every_command_has_help(arguments: tuple[str, ...], run: Run) -> None:
+    answer = run(*arguments, "--help")
+    assert answer.code == 0
+    assert answer.out.startswith(f"Usage: armillary {' '.join(arguments)}")
+
+
+def test_json_is_all_there_is_on_stdout(run: Run, sae: Path) -> None:
+    answer = run("verify", sae, "--json")
+    assert json.loads(answer.out)["ok"] is True and answer.out.count("\n") == 1
