@@ -133,7 +133,18 @@ def test_verify_names_the_file_with_one_flipped_bit(pattern: str, run: Run, sae:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("harvest",), ("fit",), ("fit", "topk-sae"), ("fit", "probe"), ("study",), ("study", "fidelity"), ("inspect",), ("plan",), ("demo",), ("verify",)],
+    [
+        ("harvest",),
+        ("fit",),
+        ("fit", "topk-sae"),
+        ("fit", "probe"),
+        ("study",),
+        ("study", "fidelity"),
+        ("inspect",),
+        ("plan",),
+        ("demo",),
+        ("verify",),
+    ],
 )
 def test_every_command_has_help(arguments: tuple[str, ...], run: Run) -> None:
     answer = run(*arguments, "--help")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +17,11 @@ from torch import Tensor
 
 import armillary.core.activations as store
 from armillary.core.activations import Harvest
-from armillary.core.manifest import Cursor, Manifest, ModelEntry
 from armillary.core.rows import Rows, TensorRows
-from armillary.core.shards import encode
 from armillary.core.site import Site
-from armillary.core.store_writer import ShardData, StoreWriter, site_entries
+from armillary.core.store.manifest import Cursor, Manifest, ModelEntry
+from armillary.core.store.shards import encode
+from armillary.core.store.writer import ShardData, StoreWriter, site_entries
 from armillary.core.tokens import Document, Tokens
 from armillary.errors import CorruptFileError, InputError, MismatchError, UnknownNameError
 
@@ -266,19 +265,6 @@ def peak_of_reading(harvest: Harvest, seed: int | None) -> int:
     for _ in harvest[A].batches(256, seed=seed):
         peak = max(peak, process.memory_info().rss - before)
     return peak
-
-
-@pytest.mark.slow
-def test_shuffled_reading_is_nearly_half_as_quick_as_sequential_reading(tmp_path: Path) -> None:
-    """Best of interleaved rounds over 64 MB. The floor leaves room for a busy machine; two copies against one is what it costs."""
-    rows = wide(tmp_path / "s", 32)[A]
-    seconds: dict[int | None, list[float]] = {None: [], 0: []}
-    for _ in range(12):
-        for seed, taken in seconds.items():
-            began = time.perf_counter()
-            assert sum(len(batch) for batch in rows.batches(4096, seed=seed)) == rows.n_rows
-            taken.append(time.perf_counter() - began)
-    assert min(seconds[0]) < 3 * min(seconds[None])
 
 
 # ---------------------------------------------------------------- the reading thread

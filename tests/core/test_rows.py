@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from armillary.core.rows import Batch, Permutation, Rows, TensorRows, as_rows, batch_indices, check_finite
-from armillary.core.shuffle import BlockPermutation
+from armillary.core.store.shuffle import BlockPermutation
 from armillary.core.tokens import Document, Tokens
 from armillary.errors import InputError, NonFiniteError, ShapeError
 
@@ -126,7 +126,7 @@ def test_non_finite_rows_are_named(value: float) -> None:
     x = torch.zeros(4, 3)
     x[2, 1] = value
     with pytest.raises(NonFiniteError, match=r"row 5 \(document 0, a.txt\)"):
-        check_finite(Batch(x, np.array([0, 2, 5, 1])), tokens_of(6))
+        check_finite(Batch(x, np.array([0, 2, 5, 1])), TensorRows(torch.zeros(6, 3), tokens=tokens_of(6)))
 
 
 def test_large_but_finite_rows_pass() -> None:

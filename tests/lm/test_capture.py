@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from support import ARCHITECTURES, LAYERS, NAMED, TEXTS, WIDTH, raw_outputs, tiny_lm, tiny_model, tiny_tokenizer
 
 import armillary as arm
 from armillary.core.edits import Add
 from armillary.errors import CapabilityError, InputError, ShapeError, TextError, UnknownNameError
 from armillary.lm.model import LanguageModel
+from support import ARCHITECTURES, LAYERS, NAMED, TEXTS, WIDTH, raw_outputs, tiny_lm, tiny_model, tiny_tokenizer
 
 #: Where the down-projection, the attention output projection and the MLP lie, written out by hand from each architecture's source.
 PLACES = {

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import NAMED, WIDTH, tiny_lm
 
 import armillary as arm
 from armillary.core.edits import Add, Interchange
 from armillary.core.model import At
 from armillary.errors import InputError
+from armillary.lm.model import LanguageModel
+from support import ARCHITECTURES, NAMED, WIDTH, tiny_lm, tiny_model, tiny_tokenizer
 
 PROMPTS = ["The cat", "Lisbon is in Portugal, and"]
 CAUSAL = [arch for arch in NAMED if arch != "bert"]
+OTHERS = [arch for arch in ARCHITECTURES if arch not in (*NAMED, "roberta", "distilbert")]
 SITE = arm.Site("resid_post", 1)
 
 
@@ -72,7 +74,9 @@ def test_an_edit_sees_where_it_is() -> None:
 def test_edits_of_generated_tokens_only_leave_the_first_token() -> None:
     lm = tiny_lm("gpt2")
     free = lm.generate(PROMPTS[0], max_new_tokens=6)[0].ids
-    edited = lm.generate(PROMPTS[0], max_new_tokens=6, edits=[Add(SITE, 50 * torch.ones(WIDTH).cumsum(0), where=lambda at: at.generated)])[0].ids
+    edited = lm.generate(PROMPTS[0], max_new_tokens=6, edits=[Add(SITE, 50 * torch.ones(WIDTH).cumsum(0), where=lambda at: at.generated)])[
+        0
+    ].ids
     assert edited[0] == free[0]
     assert edited != free
 
@@ -97,3 +101,56 @@ def test_what_does_not_fit_the_context_is_refused() -> None:
         tiny_lm("gpt2").generate("abc", max_new_tokens=100)
     with pytest.raises(InputError, match="temperature"):
         tiny_lm("gpt2").generate("abc", temperature=-1.0)
+
+
+@pytest.mark.parametrize("arch", OTHERS)
+def test_further_architectures_agree_with_themselves(arch: str) -> None:
+    """Among them models without position ids, whose attention is biased by distance."""
+    lm = tiny_lm(arch)
+    edit = Add(SITE, 3 * torch.randn(WIDTH, generator=torch.Generator().manual_seed(0)))
+    together, full = (lm.generate(PROMPTS, max_new_tokens=5, edits=[edit], use_cache=cache) for cache in (True, False))
+    alone = [lm.generate(prompt, max_new_tokens=5, edits=[edit])[0] for prompt in PROMPTS]
+    assert [one.ids for one in together] == [one.ids for one in full] == [one.ids for one in alone]
+
+
+def test_tokens_are_prompts_too() -> None:
+    lm = tiny_lm("llama")
+    from_text, from_tokens = lm.generate(PROMPTS, max_new_tokens=4), lm.generate(lm.tokenize(PROMPTS), max_new_tokens=4)
+    assert from_text == from_tokens
+    assert [one.prompt for one in from_text] == PROMPTS
+    bare = LanguageModel(lm.module)
+    tokens = lm.tokenize(PROMPTS)
+    assert [one.ids for one in bare.generate(tokens, max_new_tokens=4)] == [one.ids for one in from_text]
+    assert lm.generate([]) == []
+
+
+def test_prompt_and_text_are_the_whole_even_where_a_lone_word_loses_its_space() -> None:
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [
+        ("<unk>", 0.0),
+        ("<s>", 0.0),
+        *((f"▁{letter}", -1.0) for letter in "abcdefghij"),
+        *((letter, -2.0) for letter in "▁abcdefghij"),
+    ]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="<s>", pad_token="<s>")
+    lm = LanguageModel(tiny_model("llama"), fast)
+    favour = torch.zeros(300).index_fill(0, torch.tensor([3]), 1e6)
+    one = lm.generate("a", max_new_tokens=2, edits=[Add(arm.Site.parse("path:lm_head.output"), favour)])[0]
+    assert one.ids == (3, 3)  # "▁b"
+    assert one.prompt + one.text == "a b b"
+
+
+def test_a_continuation_ends_before_the_end_of_text() -> None:
+    model = tiny_model("gpt2")
+    lm = LanguageModel(model, tiny_tokenizer())
+    ids = lm.generate(PROMPTS, max_new_tokens=8)
+    stop = ids[0].ids[3]
+    model.generation_config.eos_token_id = [stop]
+    ended = lm.generate(PROMPTS, max_new_tokens=8)
+    assert ended[0].ids == ids[0].ids[: ids[0].ids.index(stop)]
+    assert ended[1].ids == (ids[1].ids[: ids[1].ids.index(stop)] if stop in ids[1].ids else ids[1].ids)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from support import TEXTS, VOCAB, WIDTH, tiny_lm
 from torch import Tensor
 
 import armillary as arm
@@ -16,6 +15,7 @@ from armillary.core.edits import Add, Affine
 from armillary.core.model import At, Edit, Where
 from armillary.errors import CapabilityError, InputError, ShapeError
 from armillary.lm.model import LanguageModel
+from support import TEXTS, VOCAB, WIDTH, tiny_lm
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,11 @@ def test_an_edit_reads_an_earlier_site_of_the_same_pass() -> None:
     assert torch.equal(alone[site], edited[site])
 
 
-@pytest.mark.parametrize("edit", [AddFrom(arm.Site("mlp_in", 1), arm.Site("mlp_out", 1)), AddFrom(arm.Site("mlp_out", 1), arm.Site("mlp_in", 1), admits=False)])
+TOO_EARLY = AddFrom(arm.Site("mlp_in", 1), arm.Site("mlp_out", 1))
+NOT_SAID = AddFrom(arm.Site("mlp_out", 1), arm.Site("mlp_in", 1), admits=False)
+
+
+@pytest.mark.parametrize("edit", [TOO_EARLY, NOT_SAID])
 def test_what_is_not_there_yet_cannot_be_read(edit: Edit) -> None:
     with pytest.raises(InputError, match="come earlier"):
         tiny_lm("llama").logits("abc", edits=[edit])

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from support import ARCHITECTURES, LAYERS, TEXTS, WIDTH, raw_outputs, tiny_lm, tiny_tokenizer
 from torch import Tensor, nn
 
 import armillary as arm
@@ -14,6 +13,7 @@ from armillary.core.edits import Add
 from armillary.errors import CapabilityError, UnknownNameError
 from armillary.lm.model import LanguageModel
 from armillary.lm.sites import block_spots, find_blocks
+from support import ARCHITECTURES, LAYERS, TEXTS, WIDTH, raw_outputs, tiny_lm, tiny_tokenizer
 
 PARALLEL = ("gpt_neox", "phi", "gptj", "falcon")
 POST_NORM = ("bert", "roberta", "distilbert", "opt_post_norm")
@@ -163,6 +163,7 @@ def test_an_unknown_path_has_the_nearest_modules() -> None:
 
 def test_a_mixture_of_experts_has_no_neurons_but_the_rest() -> None:
     import transformers
+
     from support import _LLAMA
 
     torch.manual_seed(0)
@@ -178,6 +179,7 @@ def test_a_mixture_of_experts_has_no_neurons_but_the_rest() -> None:
 
 def test_a_model_that_normalises_only_what_it_adds() -> None:
     import transformers
+
     from support import _LLAMA
 
     torch.manual_seed(0)

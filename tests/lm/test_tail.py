@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import ARCHITECTURES, TEXTS, VOCAB, WIDTH, tiny_lm
 
 from armillary.lm.model import LanguageModel
+from support import ARCHITECTURES, TEXTS, VOCAB, WIDTH, tiny_lm
 
 CAUSAL = [arch for arch in ARCHITECTURES if arch not in ("bert", "roberta", "distilbert")]
 
@@ -34,7 +34,7 @@ def test_no_block_is_run_and_all_are_there_afterwards(arch: str) -> None:
     before = lm.logits("abc")
     lm.unembed(torch.zeros(1, WIDTH))
     lm.sites.block(0).register_forward_pre_hook(lambda *_: None)
-    attention = [name for name, _ in lm.sites.block(0).named_children() if "att" in name][0]
+    attention = next(name for name, _ in lm.sites.block(0).named_children() if "att" in name)
     lm.sites.block(0).get_submodule(attention).register_forward_pre_hook(lambda *_: pytest.fail("attention was run"))
     assert lm.unembed(torch.zeros(1000, WIDTH)).shape == (1000, VOCAB)  # more than the context, and than one chunk
     lm.sites.block(0).get_submodule(attention)._forward_pre_hooks.clear()

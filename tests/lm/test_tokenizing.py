@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import TEXTS, tiny_lm, tiny_model, tiny_tokenizer
 
 from armillary.core.tokens import Document
 from armillary.errors import CapabilityError, TextError
 from armillary.lm.model import LanguageModel
+from support import TEXTS, tiny_lm, tiny_model, tiny_tokenizer
 
 
 def wordpiece() -> Any:
@@ -24,6 +24,43 @@ def wordpiece() -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]")
+
+
+def sentence_piece() -> Any:
+    """A tokenizer that writes a leading space as U+2581 and unknown characters as bytes."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), *((f"<0x{byte:02X}>", -9.0) for byte in range(256)), ("▁", -3.0), ("▁the", -2.0), ("cat", -2.0)]
+    tokenizer = Tokenizer(models.Unigram([*pieces, ("é", -2.5), ("▁caf", -2.2)], unk_id=0, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="<s>", pad_token="<s>")
+
+
+def trimmed() -> Any:
+    """A byte-level tokenizer that puts a space in front of the text and leaves spaces out of its offsets, as RoBERTa's."""
+    from tokenizers import Tokenizer, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer.from_str(tiny_tokenizer()._tokenizer.to_str())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="<s>")
+
+
+@pytest.mark.parametrize("make", [sentence_piece, trimmed])
+def test_the_pieces_of_a_split_character_have_their_own_bytes(make: Any) -> None:
+    text = "the café 🙂 cat"
+    tokens = LanguageModel(tiny_model("gpt2"), make()).tokenize(text)
+    assert b"".join(text.encode()[a:b] for a, b in tokens.span) == text.encode()
+    smile = len("the café ".encode())
+    assert [list(span) for span in tokens.span if smile <= span[0] < smile + 4] == [[smile + i, smile + i + 1] for i in range(4)]
+
+
+def test_word_pieces_that_are_as_long_as_the_text_by_chance_are_not_taken_for_bytes() -> None:
+    tokens = LanguageModel(tiny_model("bert"), wordpiece()).tokenize("the cats sat")  # "##" makes up for the two spaces
+    assert [tokens.text(i) for i in range(len(tokens))] == ["", "the", " cat", "s", " sat", ""]
 
 
 @pytest.mark.parametrize("text", TEXTS)

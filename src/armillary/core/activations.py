@@ -32,15 +32,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from armillary.core.manifest import Manifest, read_manifest
-from armillary.core.prefetch import prefetch
-from armillary.core.remote import is_remote, pull
 from armillary.core.rows import Batch, Layout, Permutation
 from armillary.core.rows import width as total_width
-from armillary.core.shards import MappedFiles, as_tensor, check_bytes, check_size, decode, read_columns, take
-from armillary.core.shuffle import BlockPermutation
 from armillary.core.site import Site, Source
-from armillary.core.store_writer import PER_TOKEN, token_pieces
+from armillary.core.store.manifest import Manifest, read_manifest
+from armillary.core.store.prefetch import prefetch
+from armillary.core.store.remote import is_remote, pull
+from armillary.core.store.shards import MappedFiles, as_tensor, check_bytes, check_size, decode, read_columns, take
+from armillary.core.store.shuffle import BlockPermutation
+from armillary.core.store.writer import PER_TOKEN, token_pieces
 from armillary.core.tokens import Document, Tokens
 from armillary.errors import InputError, unknown
 

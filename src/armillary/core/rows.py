@@ -199,14 +199,14 @@ class TensorRows:
 
 def as_rows(data: Rows | Tensor | NDArray[Any] | Sequence[Sequence[float]]) -> Rows:
     """Rows from rows, a tensor, an array or nested lists."""
-    if isinstance(data, Rows):
-        return data
     if isinstance(data, list | tuple):
         return TensorRows(np.asarray(data, dtype=np.float32))
-    return TensorRows(data)  # type: ignore[arg-type]
+    if isinstance(data, Tensor | np.ndarray):
+        return TensorRows(data)
+    return data  # type: ignore[return-value]  # not asked isinstance(data, Rows), which would evaluate its properties
 
 
-def check_finite(batch: Batch, tokens: Tokens | None = None) -> None:
+def check_finite(batch: Batch, rows: Rows | None = None) -> None:
     """Raise `NonFiniteError` naming the first bad row, and its document where tokens are known.
 
     The sum is finite unless an entry is not; a sum that overflowed by itself is told apart by looking at the entries.
@@ -217,9 +217,8 @@ def check_finite(batch: Batch, tokens: Tokens | None = None) -> None:
     if len(bad) == 0:
         return
     row = int(batch.row[int(bad[0])])
-    raise NonFiniteError(
-        f"activations hold NaN or infinity, first at row {row}{_where(row, tokens)}; leave those tokens out or use float32"
-    )
+    where = "" if rows is None else _where(row, rows.tokens)
+    raise NonFiniteError(f"activations hold NaN or infinity, first at row {row}{where}; leave those tokens out or use float32")
 
 
 def _where(row: int, tokens: Tokens | None) -> str:

@@ -71,7 +71,7 @@ def _read_pass(group: list[tuple[Consumer, Pass]], rows: Rows, saved: _Checkpoin
     stream = rows.batches(order.batch_size, seed=order.seed, epoch=order.epoch, skip=done, rank=rank, world=world)
     with progress(title, total=total, unit="rows", done=done * order.batch_size) as bar, _deferred_interrupt() as interrupted:
         for batch in islice(stream, None if longest is None else longest - done):
-            check_finite(batch, rows.tokens)
+            check_finite(batch, rows)
             for consumer, wish in group:
                 if wish.n_batches is None or done < wish.n_batches:
                     consumer.update(batch)

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from armillary.core.shards import encode
 from armillary.core.site import Site
+from armillary.core.store.shards import encode
 from armillary.core.tokens import Tokens, concatenate
 from armillary.errors import NonFiniteError
 from armillary.lm.packing import Block, Harvested

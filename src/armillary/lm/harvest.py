@@ -22,15 +22,15 @@ from torch import Tensor
 
 from armillary.core import activations
 from armillary.core.activations import Harvest
-from armillary.core.manifest import Manifest, ModelEntry
-from armillary.core.prefetch import prefetch
 from armillary.core.progress import progress
 from armillary.core.provenance import versions
-from armillary.core.remote import is_remote, pull, push
 from armillary.core.rows import Batch, Layout, Permutation
-from armillary.core.shards import DTYPES, check_dtype, decode
 from armillary.core.site import Site, Source
-from armillary.core.store_writer import ShardData, StoreWriter, site_entries
+from armillary.core.store.manifest import Manifest, ModelEntry
+from armillary.core.store.prefetch import prefetch
+from armillary.core.store.remote import is_remote, pull, push
+from armillary.core.store.shards import DTYPES, check_dtype, decode
+from armillary.core.store.writer import ShardData, StoreWriter, site_entries
 from armillary.core.texts import OnError, TextErrors, TextFiles, checked
 from armillary.core.tokens import Document, Tokens, concatenate
 from armillary.errors import InputError, TextError

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from armillary.lm.loading import Request, load
 from armillary.lm.sites import SiteMap, path_of, projection
 from armillary.lm.tail import Tail
 from armillary.lm.tokenizing import as_documents, spellings, tokenize
+from armillary.lm.weights import frozen, weights_hash
 
 if TYPE_CHECKING:
     from armillary.lm.generation import Generation
@@ -277,7 +277,7 @@ class LanguageModel:
     @contextlib.contextmanager
     def hooked(self, keep: Sequence[Site] = (), edits: Sequence[Edit] = (), *, stop: bool = False, grad: bool = False) -> Iterator[Pass]:
         """Hooks in place, for one thread at a time: they sit on the modules, so threads would see each other's. See `Pass`."""
-        weights = _frozen(self.module) if grad else contextlib.nullcontext()
+        weights = frozen(self.module) if grad else contextlib.nullcontext()
         hooks = Pass(self.module, self.sites, keep=keep, edits=edits, stop=stop)
         with self._lock, torch.set_grad_enabled(grad), weights, self._kernels(), hooks:
             yield hooks
@@ -414,26 +414,3 @@ class LanguageModel:
         from armillary.lm.harvest import LiveRows
 
         return LiveRows(self, texts, [site])
-
-
-@contextlib.contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """No gradient reaches the weights: none is computed for them, and none is left behind in them."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-
-
-def weights_hash(module: nn.Module) -> str:
-    """40 hex digits that are equal exactly when names, shapes, dtypes and bytes of all parameters and buffers are."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:40]

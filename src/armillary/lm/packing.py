@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from armillary.core.manifest import Cursor
 from armillary.core.site import Site, Source
+from armillary.core.store.manifest import Cursor
 from armillary.core.texts import add_to_fingerprint
 from armillary.core.tokens import Document, Tokens, concatenate
 from armillary.errors import InputError, MismatchError

@@ -18,8 +18,8 @@ import psutil
 import torch
 
 from armillary.core.progress import duration
-from armillary.core.shards import DTYPES, check_dtype
 from armillary.core.site import Site
+from armillary.core.store.shards import DTYPES, check_dtype
 from armillary.core.tokens import Document, Tokens, concatenate
 from armillary.errors import InputError
 from armillary.lm.harvest import make_packing, resolve_sites

@@ -108,8 +108,8 @@ def _exact_ends(data: bytes, tokens: list[str]) -> Ints | None:
         whole = b"".join(piece for piece in pieces if piece is not None)
         n_prefix = len(whole) - len(data)  # some put a space in front of the text
         if n_prefix in (0, 1) and whole == b" " * n_prefix + data:
-            ends = np.cumsum([len(piece) for piece in pieces if piece is not None]) - n_prefix
-            return np.maximum(ends, 0).astype(np.int64)
+            ends: Ints = np.cumsum([len(piece) for piece in pieces if piece is not None], dtype=np.int64)
+            return np.maximum(ends - n_prefix, 0)
     return None
 
 

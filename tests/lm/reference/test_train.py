@@ -97,7 +97,7 @@ def test_bare_rows_start_without_bos(tmp_path: Path) -> None:
 
 
 def test_the_mixture_fills_the_batch() -> None:
-    assert data.mixture(RECIPES["arm-small"]) == (6, 6, 4)
+    assert data.mixture(RECIPES["arm-small"]) == (6, 7, 3)
     assert sum(data.mixture(dataclasses.replace(TOY, rows=7))) == 7
 
 

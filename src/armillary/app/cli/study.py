@@ -11,6 +11,11 @@ from armillary import studies
 from armillary.app.cli.options import Command, Family, given, of_config
 from armillary.app.cli.screen import Screen
 from armillary.app.cli.summaries import first_sentence, help_text
+from armillary.errors import InputError
+
+
+#: Endings of a report's file.
+REPORTS = (".html", ".json", ".md")
 
 
 class Studies(Family):
@@ -59,12 +64,20 @@ def _command(name: str, study: Any) -> click.Command:
 
 def _run(study: Any, config: Any, *, screen: Screen, fits: tuple[str, ...], acts: str | None, model: str | None, out: str | None) -> None:
     from armillary.app.subjects import subjects
-    from armillary.core.artifact import refuse_existing
 
     if out is not None:
-        refuse_existing(Path(out))
+        _check_target(Path(out))
     given_to = subjects(fits, study.needs, study.accepts, acts=acts, model=model, remark=screen.remark)
     report = study.run(given_to, config=config)
     if out is not None:
         report.save(out)
     screen.answer({"out": out, "report": report.to_json()}, report, *([out] if out else []))
+
+
+def _check_target(path: Path) -> None:
+    """Refuse what `Report.save` would refuse, before the work is done."""
+    from armillary.core.artifact import refuse_existing
+
+    if path.suffix not in REPORTS:
+        raise InputError(f"a report is written as {', '.join(REPORTS)}, got '{path.name}'; try '{path.with_suffix('.html').name}'")
+    refuse_existing(path)

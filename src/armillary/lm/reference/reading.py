@@ -1,7 +1,7 @@
 """Writers of documents that answer themselves: what is asked stands in the text before the question.
 
-Multiple-choice questions about colours, people who exist in one document only, and the two practices that lead there: words
-said twice, and colours asked without letters. They teach a model to look back, not to know.
+Multiple-choice questions about colours, people who exist in one document only, and the exercises that lead there: words said
+twice, colours asked without letters, letters looked up many times. They teach a model to look back, not to know.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class Recipe:
         shares: parts of (real, world, reading) rows in a batch; they sum to 1. Reading rows hold multiple-choice questions and
             the exercises that lead to them (in-context copying is learnt suddenly, and late without them).
         bare_rows: whether every second row starts without BOS, as texts do behind a tokenizer that adds none.
-        learning_rate: peak; warmed up over `warmup` steps, constant, then linear to zero over the last `decay` of steps.
+        learning_rate: peak; warmed up over `warmup` steps, constant, then linear to zero over the last `decay` of the steps.
     """
 
     name: str
@@ -32,14 +32,14 @@ class Recipe:
     rows: int = 16
     learning_rate: float = 2e-3
     warmup: int = 200
-    decay: float = 0.25
+    decay: float = 0.2
     weight_decay: float = 0.1
-    shares: tuple[float, float, float] = (0.375, 0.375, 0.25)
+    shares: tuple[float, float, float] = (0.375, 0.4375, 0.1875)
     bare_rows: bool = False
     seed: int = 0
 
 
 RECIPES = {
-    "arm-small": Recipe("arm-small", "llama", 6, 192, 6, 512, 4096, steps=10_000),
+    "arm-small": Recipe("arm-small", "llama", 6, 192, 6, 512, 4096, steps=8_100),
     "arm-tiny": Recipe("arm-tiny", "gpt2", 4, 128, 4, 512, 2048, steps=6_000, bare_rows=True),
 }

@@ -203,143 +203,29 @@ sofa; spoon; stone; table; tent; ticket; towel; toy; tray; truck; vase; wagon; w
 HELD_OUT_OBJECTS = "bag; bike; blouse; cap; crown; lantern; marble; paddle; saddle; sled; stool; wheel"
 
 OPPOSITES = """
-hot|cold
-big|small
-tall|short
-fast|slow
-old|new
-happy|sad
-light|dark
-open|closed
-early|late
-rich|poor
-strong|weak
-full|empty
-clean|dirty
-wet|dry
-hard|soft
-loud|quiet
-near|far
-deep|shallow
-wide|narrow
-thick|thin
-high|low
-sharp|blunt
-smooth|rough
-sweet|bitter
-young|elderly
-brave|cowardly
-kind|cruel
-true|false
-right|wrong
-safe|dangerous
-simple|complex
-cheap|expensive
-tight|loose
-awake|asleep
-alive|dead
-up|down
-inside|outside
-above|below
-before|after
-always|never
-many|few
-love|hate
-begin|end
-push|pull
-win|lose
-give|take
-buy|sell
-arrive|depart
-remember|forget
+hot|cold; big|small; tall|short; fast|slow; old|new; happy|sad; light|dark; open|closed; early|late; rich|poor;
+strong|weak; full|empty; clean|dirty; wet|dry; hard|soft; loud|quiet; near|far; deep|shallow; wide|narrow;
+thick|thin; high|low; sharp|blunt; smooth|rough; sweet|bitter; young|elderly; brave|cowardly; kind|cruel;
+true|false; right|wrong; safe|dangerous; simple|complex; cheap|expensive; tight|loose; awake|asleep; alive|dead;
+up|down; inside|outside; above|below; before|after; always|never; many|few; love|hate; begin|end; push|pull;
+win|lose; give|take; buy|sell; arrive|depart; remember|forget
 """
 
 PLURALS = """
-cat|cats
-dog|dogs
-child|children
-mouse|mice
-foot|feet
-tooth|teeth
-goose|geese
-man|men
-woman|women
-person|people
-ox|oxen
-leaf|leaves
-wolf|wolves
-knife|knives
-life|lives
-shelf|shelves
-loaf|loaves
-thief|thieves
-city|cities
-baby|babies
-story|stories
-party|parties
-berry|berries
-lady|ladies
-box|boxes
-bus|buses
-dish|dishes
-watch|watches
-church|churches
-glass|glasses
-tomato|tomatoes
-potato|potatoes
-hero|heroes
-house|houses
-tree|trees
-river|rivers
-garden|gardens
-window|windows
-teacher|teachers
+cat|cats; dog|dogs; child|children; mouse|mice; foot|feet; tooth|teeth; goose|geese; man|men; woman|women;
+person|people; ox|oxen; leaf|leaves; wolf|wolves; knife|knives; life|lives; shelf|shelves; loaf|loaves;
+thief|thieves; city|cities; baby|babies; story|stories; party|parties; berry|berries; lady|ladies; box|boxes;
+bus|buses; dish|dishes; watch|watches; church|churches; glass|glasses; tomato|tomatoes; potato|potatoes;
+hero|heroes; house|houses; tree|trees; river|rivers; garden|gardens; window|windows; teacher|teachers;
 flower|flowers
 """
 
 PASTS = """
-go|went
-see|saw
-eat|ate
-run|ran
-write|wrote
-read|read
-sing|sang
-swim|swam
-drink|drank
-drive|drove
-speak|spoke
-break|broke
-take|took
-give|gave
-make|made
-buy|bought
-bring|brought
-think|thought
-teach|taught
-catch|caught
-find|found
-build|built
-send|sent
-sleep|slept
-keep|kept
-leave|left
-meet|met
-tell|told
-sell|sold
-stand|stood
-know|knew
-grow|grew
-throw|threw
-fly|flew
-fall|fell
-feel|felt
-hold|held
-walk|walked
-play|played
-open|opened
-visit|visited
-help|helped
+go|went; see|saw; eat|ate; run|ran; write|wrote; read|read; sing|sang; swim|swam; drink|drank; drive|drove;
+speak|spoke; break|broke; take|took; give|gave; make|made; buy|bought; bring|brought; think|thought; teach|taught;
+catch|caught; find|found; build|built; send|sent; sleep|slept; keep|kept; leave|left; meet|met; tell|told;
+sell|sold; stand|stood; know|knew; grow|grew; throw|threw; fly|flew; fall|fell; feel|felt; hold|held; walk|walked;
+play|played; open|opened; visit|visited; help|helped
 """
 
 # emotion | its near neighbours, and below them situations that bring it about ("because she ...")

@@ -96,6 +96,11 @@ def _rows(text: str) -> list[list[str]]:
     return [line.split("|") for line in text.strip().splitlines()]
 
 
+def _pairs(text: str) -> dict[str, str]:
+    pairs = (entry.split("|") for entry in words(text))
+    return {a: b for a, b in pairs}
+
+
 def _countries() -> tuple[Country, ...]:
     return tuple(Country(*row) for row in _rows(tables.COUNTRIES))
 
@@ -262,7 +267,6 @@ def _sequence_facts(sequences: Mapping[str, tuple[str, ...]]) -> dict[str, dict[
 
 
 def _word_facts() -> dict[str, dict[str, str]]:
-    pairs = {a: b for a, b in _rows(tables.OPPOSITES)}
+    pairs = _pairs(tables.OPPOSITES)
     opposites = {**pairs, **{b: a for a, b in pairs.items()}}
-    plurals, pasts = ({a: b for a, b in _rows(text)} for text in (tables.PLURALS, tables.PASTS))
-    return {"word.opposite": opposites, "noun.plural": plurals, "verb.past": pasts}
+    return {"word.opposite": opposites, "noun.plural": _pairs(tables.PLURALS), "verb.past": _pairs(tables.PASTS)}

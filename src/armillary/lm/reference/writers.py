@@ -49,6 +49,7 @@ def sentence(rng: random.Random, attribute: str, entity: str, value: str) -> str
 
 
 def asked(rng: random.Random, attribute: str, entity: str) -> str:
+    """A question in a seen wording, without its answer."""
     return templates.fill(rng.choice(templates.frames(attribute, "question", "seen")), entity, "")
 
 

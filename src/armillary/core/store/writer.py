@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from armillary.core.artifact import refuse_existing, writing
-from armillary.core.manifest import (
+from armillary.core.site import Site
+from armillary.core.store.manifest import (
     DOCUMENTS,
     MANIFEST,
     SHARDS,
@@ -32,8 +33,7 @@ from armillary.core.manifest import (
     read_manifest,
     write_manifest,
 )
-from armillary.core.shards import Column, FileEntry, check_size, column, read_columns, write_chunks, write_columns
-from armillary.core.site import Site
+from armillary.core.store.shards import Column, FileEntry, check_size, column, read_columns, write_chunks, write_columns
 from armillary.core.tokens import Document, Tokens
 
 #: Arrays of `Tokens` that have one entry per token.

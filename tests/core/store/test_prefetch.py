@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from armillary.core.prefetch import prefetch
+from armillary.core.store.prefetch import prefetch
 
 
 def alive() -> int:

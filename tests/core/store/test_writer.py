@@ -14,11 +14,12 @@ import pytest
 import torch
 
 import armillary.core.activations as store
-from armillary.core import artifact, shards
-from armillary.core.manifest import Cursor, Manifest, ModelEntry
-from armillary.core.shards import encode, write_chunks
+from armillary.core import artifact
 from armillary.core.site import Site
-from armillary.core.store_writer import ShardData, StoreWriter, site_entries
+from armillary.core.store import shards
+from armillary.core.store.manifest import Cursor, Manifest, ModelEntry
+from armillary.core.store.shards import encode, write_chunks
+from armillary.core.store.writer import ShardData, StoreWriter, site_entries
 from armillary.core.tokens import Document, Tokens
 from armillary.errors import CorruptFileError, DiskFullError, MismatchError, OutputExistsError
 

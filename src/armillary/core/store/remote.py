@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from armillary.core.manifest import MANIFEST, SHARDS, Manifest, parse_manifest, read_manifest
-from armillary.core.shards import FileEntry
+from armillary.core.store.manifest import MANIFEST, SHARDS, Manifest, parse_manifest, read_manifest
+from armillary.core.store.shards import FileEntry
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from armillary.core.artifact import _near_path, write_atomic
-from armillary.core.shards import FileEntry
 from armillary.core.site import Site
+from armillary.core.store.shards import FileEntry
 from armillary.errors import CorruptFileError, InputError, MismatchError
 
 SCHEMA = 1
