@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import tiny_model, tiny_tokenizer
 
 from armillary.app.cli import main
+from support import tiny_model, tiny_tokenizer
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty short documents of made-up sentences."""
+    """Two dozen short documents of made-up sentences."""
     rng = random.Random(0)
-    words = "ships harbour lanterns slowly under the grey moon sailed counted seven bells and a small fox watched them go by".split()
+    words = ("ships", "harbour", "slowly", "under", "the", "grey", "moon", "sailed", "seven", "bells", "and", "a", "fox", "watched", "them")
     path = tmp_path_factory.mktemp("text") / "tales.jsonl"
-    lines = [{"text": " ".join(rng.choices(words, k=24)) + ".", "kind": rng.choice("ab")} for _ in range(40)]
+    lines = [{"text": " ".join(rng.choices(words, k=14)) + ".", "kind": rng.choice("ab")} for _ in range(24)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 

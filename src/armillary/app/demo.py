@@ -241,7 +241,7 @@ def _is_unfinished(folder: Path, settings: Settings) -> bool:
     if not (folder / RECORD).is_file():
         return False
     record = json.loads((folder / RECORD).read_text())
-    return record["state"] == "running" and record["settings"] == _identity(settings)
+    return bool(record["state"] == "running" and record["settings"] == _identity(settings))
 
 
 def _write_record(folder: Path, settings: Settings, state: str, seconds: float | None) -> None:

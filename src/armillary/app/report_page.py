@@ -258,7 +258,7 @@ def _reading_guide() -> list[Html]:
             f"something, so it is compared with random directions: below {CLEAR_Z:.0f} standard deviations it means nothing."
         ),
         "Which features are shown": (
-            f"by rule: the {N_STRONGEST} with most activation in all among those that fire on {BAND[0]:.2%} to {BAND[1]:.0%} of the tokens, "
+            f"by rule: the {N_STRONGEST} with most activation in all among those that fire on {BAND[0]:.2%} to {BAND[1]:.0%} of tokens, "
             f"then {N_RANDOM} drawn at random from the rest. PCA's are always active, so there the largest coefficients decide."
         ),
     }

@@ -84,7 +84,8 @@ def choose(table: Mapping[str, Sequence[Any]], *, n: int = N_STRONGEST, n_random
     strongest = _largest(mass, in_band if in_band.any() else alive, n)
     others = np.setdiff1d(np.flatnonzero(alive), strongest)
     drawn = np.random.default_rng(seed).permutation(others)[:n_random]
-    return {int(i): "strongest" for i in strongest} | {int(i): "random" for i in drawn}
+    chosen: dict[int, Why] = {int(i): "strongest" for i in strongest}
+    return {**chosen, **{int(i): "random" for i in drawn}}
 
 
 def _largest(mass: NDArray[np.float64], allowed: NDArray[np.bool_], n: int) -> NDArray[np.int64]:

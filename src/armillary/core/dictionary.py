@@ -169,7 +169,7 @@ class Dictionary:
     def subset(self, atoms: Tensor) -> Dictionary:
         """Only the given atoms; features are renumbered in the order of their first atom."""
         group = self.group[atoms]
-        kept, inverse = torch.unique(group, return_inverse=True)  # type: ignore[no-untyped-call]
+        kept, inverse = torch.unique(group, return_inverse=True)
         place = torch.arange(len(group), device=group.device)
         first = torch.full_like(kept, len(group)).scatter_reduce(0, inverse, place, "amin")
         return replace(self, atoms=self.atoms[atoms], group=first.argsort().argsort()[inverse], role=self.role[atoms])

@@ -14,6 +14,8 @@ Mode = Literal["auto", "plain", "off"]
 #: "auto" draws a bar where stderr is a terminal and is silent elsewhere; "plain" writes log lines; the command line sets it.
 MODE: ContextVar[Mode] = ContextVar("progress_mode", default="auto")
 SECONDS_BETWEEN_LINES = 10.0
+#: When the last line was written, whichever work it was about.
+_written: ContextVar[float] = ContextVar("progress_written", default=0.0)
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Bar:
             self._live.update(self._task, completed=self.done, note=self.note, rate=self.rate())
         elif MODE.get() == "plain" and time.monotonic() - self._drawn > SECONDS_BETWEEN_LINES:
             self._drawn = time.monotonic()
-            sys.stderr.write(f"{self}\n")
+            _write(str(self))
 
     def rate(self) -> str:
         """Units per second so far, e.g. "8,100 tokens/s"."""
@@ -64,8 +66,14 @@ def progress(title: str, *, total: float | None, unit: str = "steps", done: floa
             yield bar
     else:
         yield bar
-        if MODE.get() == "plain":
-            sys.stderr.write(f"{title}: {_short(bar.done)} {unit} in {duration(time.monotonic() - bar.began)}\n")
+        # Many short passes would fill a log: a last line is for long work, or for when nothing was heard for a while.
+        if MODE.get() == "plain" and time.monotonic() - min(bar.began, _written.get()) >= SECONDS_BETWEEN_LINES:
+            _write(f"{title}: {_short(bar.done)} {unit} in {duration(time.monotonic() - bar.began)}")
+
+
+def _write(line: str) -> None:
+    _written.set(time.monotonic())
+    sys.stderr.write(f"{line}\n")
 
 
 def _rich_bar() -> Any:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +88,11 @@ class NNLSEncoder(Encoder):
 
     def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
         y = above_base(self.dictionary, x, target)
-        return dense_codes(nonnegative_least_squares(y, self.dictionary.atoms, tolerance=self.tolerance, max_steps=self.max_steps))
+        return dense_codes(nonnegative_least_squares(y, self._known, tolerance=self.tolerance, max_steps=self.max_steps))
+
+    @cached_property
+    def _known(self) -> Quadratic:
+        return Quadratic.of(self.dictionary.atoms.to(_search_dtype(self.dictionary)))
 
 
 @dataclass(frozen=True)
@@ -131,50 +135,76 @@ def above_base(dictionary: Dictionary, x: Tensor, target: Tensor | None) -> Tens
         raise ShapeError(
             f"a search in atoms of width {dictionary.d} needs a target that wide, got {given} of width {y.shape[1]}; pass target="
         )
-    kind = torch.promote_types(dictionary.atoms.dtype, torch.float32)
+    kind = _search_dtype(dictionary)
     base = dictionary.base_codes(x).to(kind) @ dictionary.base.to(kind)
     return y.to(kind) - base
 
 
-def _unit(atoms: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Atoms of length one in y's dtype, and their lengths [M]; an atom of length 0 stays 0 and is never chosen."""
-    wide = atoms.to(y.dtype)
-    norm = wide.norm(dim=1)
+def _search_dtype(dictionary: Dictionary) -> torch.dtype:
+    """At least float32: half precision cannot tell nearly equal scores apart."""
+    return torch.promote_types(dictionary.atoms.dtype, torch.float32)
+
+
+def _unit(atoms: Tensor) -> tuple[Tensor, Tensor]:
+    """Atoms of length one, and their lengths [M]; an atom of length 0 stays 0 and is never chosen."""
+    norm = atoms.norm(dim=1)
     norm = torch.where(norm > 0, norm, 1.0)
-    return wide / norm[:, None], norm
+    return atoms / norm[:, None], norm
 
 
 # ---------------------------------------------------------------- non-negative least squares
 
 
-def nonnegative_least_squares(y: Tensor, atoms: Tensor, *, tolerance: float = 1e-4, max_steps: int = 2000) -> Tensor:
+@dataclass(frozen=True)
+class Quadratic:
+    """What least squares needs to know of the atoms, whatever the rows: computed once per dictionary.
+
+    Args:
+        unit: [M, D] atoms of length one, and their lengths [M].
+        norm: [M].
+        gram: [M, M] unit @ unit.T, or [D, D] unit.T @ unit where that is smaller.
+        lipschitz: its largest eigenvalue.
+    """
+
+    unit: Tensor
+    norm: Tensor
+    gram: Tensor
+    lipschitz: Tensor
+
+    @staticmethod
+    def of(atoms: Tensor) -> Quadratic:
+        unit, norm = _unit(atoms)
+        gram = unit @ unit.T if len(unit) <= unit.shape[1] else unit.T @ unit
+        return Quadratic(unit, norm, gram, torch.linalg.eigvalsh(gram)[-1].clamp_min(torch.finfo(unit.dtype).tiny))
+
+    def times_gram(self, code: Tensor) -> Tensor:
+        """[N, M] code @ unit @ unit.T."""
+        return code @ self.gram if len(self.unit) <= self.unit.shape[1] else (code @ self.unit) @ self.unit.T
+
+
+def nonnegative_least_squares(y: Tensor, atoms: Tensor | Quadratic, *, tolerance: float = 1e-4, max_steps: int = 2000) -> Tensor:
     """[N, M] the c >= 0 that minimises ||y - c @ atoms||^2, row by row.
 
     Args:
         y: [N, D] rows.
-        atoms: [M, D].
+        atoms: [M, D], or what was computed of them before.
         tolerance: largest violation of the Karush-Kuhn-Tucker conditions, relative to the row's largest |<y, atom>| (atoms of length 1).
         max_steps: gradient steps at most.
     """
-    unit, norm = _unit(atoms, y)
-    short_side = unit @ unit.T if len(unit) <= unit.shape[1] else unit.T @ unit
-    lipschitz = torch.linalg.eigvalsh(short_side)[-1].clamp_min(torch.finfo(y.dtype).tiny)
-
-    def times_gram(code: Tensor) -> Tensor:
-        return code @ short_side if len(unit) <= unit.shape[1] else (code @ unit) @ unit.T
-
-    rows = max(1, CHUNK // max(1, 4 * len(unit)))
-    found = [_fista(part @ unit.T, times_gram, lipschitz, tolerance, max_steps) for part in torch.split(y, rows)]
-    return torch.cat(found) / norm if found else y.new_zeros(0, len(unit))
+    known = atoms if isinstance(atoms, Quadratic) else Quadratic.of(atoms.to(y.dtype))
+    n_atoms = len(known.unit)
+    rows = max(1, CHUNK // max(1, 4 * n_atoms))
+    found = [_fista(part @ known.unit.T, known, tolerance, max_steps) for part in torch.split(y, rows)]
+    return torch.cat(found) / known.norm if found else y.new_zeros(0, n_atoms)
 
 
-def _fista(b: Tensor, times_gram: Callable[[Tensor], Tensor], lipschitz: Tensor, tolerance: float, max_steps: int) -> Tensor:
+def _fista(b: Tensor, known: Quadratic, tolerance: float, max_steps: int) -> Tensor:
     """[N, M] minimiser of c G c / 2 - b c over c >= 0; rows leave the work as they converge."""
     found = torch.zeros_like(b)
     row = torch.arange(len(b), device=b.device)
     code, ahead, t = found, found, b.new_ones(len(b), 1)
     for step in range(1, max_steps + 1):
-        new = (ahead - (times_gram(ahead) - b) / lipschitz).clamp_min(0)
+        new = (ahead - (known.times_gram(ahead) - b) / known.lipschitz).clamp_min(0)
         turns = ((ahead - new) * (new - code)).sum(1, keepdim=True) > 0  # the momentum points uphill: start it afresh
         t = torch.where(turns, 1.0, t)
         t_new = (1 + (1 + 4 * t.square()).sqrt()) / 2
@@ -183,7 +213,7 @@ def _fista(b: Tensor, times_gram: Callable[[Tensor], Tensor], lipschitz: Tensor,
         if step % 10 and step < max_steps:
             continue
         found = found.index_copy(0, row, code)
-        left = violation(code, b, times_gram(code)) > tolerance
+        left = violation(code, b, known.times_gram(code)) > tolerance
         if not left.any():
             break
         row, b, code, ahead, t = row[left], b[left], code[left], ahead[left], t[left]
@@ -228,7 +258,7 @@ def gradient_pursuit(y: Tensor, atoms: Tensor, k: int | Tensor, *, nonnegative: 
 
 def _pursue(y: Tensor, atoms: Tensor, k: int | Tensor, nonnegative: bool, update: Update) -> Codes:
     """Rows are taken in groups of about equal k, so that none waits long for the others."""
-    unit, norm = _unit(atoms, y)
+    unit, norm = _unit(atoms.to(y.dtype))
     budget = torch.as_tensor(k, device=y.device).expand(len(y)).clamp(0, len(unit))
     slots = max(1, int(budget.max())) if len(y) else 1
     rows = max(1, CHUNK // max(1, len(unit) + 2 * slots * unit.shape[1]))

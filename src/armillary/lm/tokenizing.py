@@ -47,6 +47,8 @@ def tokenize(tokenizer: Any, documents: Sequence[Document], pad_id: int) -> Toke
             f"{type(tokenizer).__name__} does not tell which characters a token covers; "
             "load the fast tokenizer (use_fast=True) or convert it"
         )
+    if not documents:
+        return Tokens.of_ids([], pad_id)
     texts = [document.text for document in documents]
     found = tokenizer(texts, add_special_tokens=True, truncation=False, return_offsets_mapping=True,
                       return_special_tokens_mask=True, return_attention_mask=False, verbose=False)  # fmt: skip

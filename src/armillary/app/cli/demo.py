@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--on-error", help="Texts that are empty or not UTF-8: stop, skip or replace.  [default: stop]")
 @click.option("--text-field", help="Field of .jsonl and .parquet that holds the text.  [default: text]")
 @click.pass_context
-def command(ctx: click.Context, screen: Screen, **_: Any) -> None:
+def command(ctx: click.Context, /, screen: Screen, **_: Any) -> None:
     """Harvest two sites of a model, fit PCA, k-means and a TopK SAE at each, measure how faithful they are, and write one page that shows
     it and a few features. The last line of stdout is the page's path."""
     from armillary.app import demo

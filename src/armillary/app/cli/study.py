@@ -13,7 +13,6 @@ from armillary.app.cli.screen import Screen
 from armillary.app.cli.summaries import first_sentence, help_text
 from armillary.errors import InputError
 
-
 #: Endings of a report's file.
 REPORTS = (".html", ".json", ".md")
 

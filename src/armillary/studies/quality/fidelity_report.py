@@ -105,7 +105,7 @@ def _dead(one: Measured, config: Config) -> Estimate:
     rng = np.random.default_rng(config.seed)
     weights = torch.from_numpy(rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=config.n_bootstrap)).float()  # [S, U]
     lost = sum(((weights @ some) == 0).sum(1).double() for some in torch.split(rare, 4096, dim=1))
-    low = share - float(torch.quantile(torch.as_tensor(lost), 0.975)) / n_features if n_units > 1 else None
+    low = max(0.0, share - float(torch.quantile(torch.as_tensor(lost), 0.975)) / n_features) if n_units > 1 else None
     n = int(one.target.n.sum())
     units = Units.of_values("feature", fires.numpy() == 0)
     return Estimate(share, low, None if low is None else share, n, null=1.0, ceiling=0.0, better="lower", units=units)

@@ -1,0 +1,139 @@
+"""TopK SAE training and inference against the peers: tokens per second in interleaved rounds, and loss after equal tokens.
+
+python benchmarks/sae_training.py             # about 25 minutes on two cores, and 6 GB of environments the first time
+python benchmarks/sae_training.py --smoke     # seconds: does every rig still run?
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import lab
+import numpy as np
+from numpy.typing import NDArray
+
+#: Implementation -> environment.
+PEERS = {
+    "sae-lens": "sae-lens",
+    "dictionary-learning": "dictionary-learning",
+    "sparsify": "sparsify",
+    "overcomplete": "overcomplete",
+}
+OURS = "armillary"
+COLUMNS = ["implementation", "train tok/s", f"{OURS} is faster by", "CPU µs/token", "infer tok/s", "peak MB above its base"]
+QUALITY = ["implementation", "FVU", "L0", "dead", "MMCS", "recovered > 0.9", "seconds"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is trained: the same for every implementation."""
+
+    d_in: int
+    d_sae: int
+    k: int
+    batch: int
+    n_steps: int
+    lr: float
+    n_warmup: int = 20
+
+
+FULL = [Shape(512, 8192, 32, 2048, n_steps=300, lr=4e-3), Shape(512, 8192, 32, 4096, n_steps=300, lr=4e-3)]
+SMOKE = [Shape(32, 256, 4, 64, n_steps=6, lr=4e-3, n_warmup=2)]
+
+
+def planted(shape: Shape, n: int, folder: Path) -> None:
+    """Write rows [n, D], held-out rows and the directions they were made from.
+
+    A row is a sum of about k * 3 / 4 of d_sae / 4 unit directions, some common and some rare, each times 1 + |N(0, 0.5)|, plus a
+    constant offset and noise worth 5 % of the variance.
+    """
+    rng = np.random.default_rng(0)
+    n_parts = shape.d_sae // 4
+    parts = rng.standard_normal((n_parts, shape.d_in), dtype=np.float32)
+    parts /= np.linalg.norm(parts, axis=1, keepdims=True)
+    share = np.arange(1, n_parts + 1) ** -0.5
+    share = np.minimum(0.5, share * (shape.k * 0.75 / share.sum()))
+    offset = rng.standard_normal(shape.d_in, dtype=np.float32) * 0.5
+    chunks = [_rows(rng, 4096, parts, share) for _ in range(-(-(n + 8192) // 4096))]
+    x = np.concatenate(chunks)
+    noise = float(np.sqrt(0.05 * x.var(0).mean()))
+    x += offset + noise * rng.standard_normal(x.shape, dtype=np.float32)
+    for name, value in (("held_out", x[:8192]), ("rows", x[8192 : 8192 + n]), ("parts", parts)):
+        np.save(folder / f"{name}.npy", value)
+
+
+def _rows(rng: np.random.Generator, n: int, parts: NDArray[np.float32], share: NDArray[np.float64]) -> NDArray[np.float32]:
+    on = rng.random((n, len(parts)), dtype=np.float32) < share
+    codes = on * (1 + np.abs(rng.standard_normal((n, len(parts)), dtype=np.float32)) / 2)
+    return codes.astype(np.float32) @ parts
+
+
+def start(names: dict[str, str], shape: Shape, data: Path, threads: int) -> list[lab.Worker]:
+    settings = {"data": str(data), **asdict(shape)}
+    return [lab.Worker(environment, "sae_rigs", name, threads=threads, settings=settings) for name, environment in names.items()]
+
+
+def speed(shape: Shape, data: Path, *, threads: int, n_rounds: int, steps: int) -> str:
+    """Interleaved rounds of a few steps of training, then of inference."""
+    workers = start({OURS: OURS, **PEERS}, shape, data, threads)
+    train = lab.rounds(workers, n_rounds, "train", n=steps)
+    infer = lab.rounds(workers, n_rounds, "infer", n=steps)
+    tokens = steps * shape.batch
+    rows = []
+    for worker in workers:
+        trained, read = train[worker.name], infer[worker.name]
+        cpu = sorted(answer.cpu for answer in trained)[len(trained) // 2] / tokens * 1e6
+        faster = lab.ratio(train[OURS], trained)
+        rates = tokens / lab.seconds(trained), tokens / lab.seconds(read)
+        rows.append([f"{worker.name} {worker.version}", rates[0], f"{faster:.2f} x", cpu, rates[1], max(a.peak_mb for a in trained)])
+        worker.close()
+    title = (
+        f"## Speed: {shape.d_in} -> {shape.d_sae}, k {shape.k}, batch {shape.batch}, {threads} threads, {n_rounds} rounds of {steps} steps"
+    )
+    return f"{title}\n\n{lab.table(COLUMNS, rows)}"
+
+
+def quality(shape: Shape, data: Path, *, threads: int) -> str:
+    """Each trained alone on the same batches in the same order."""
+    rows = []
+    for name, environment in {OURS: OURS, f"{OURS}, its defaults": OURS, **PEERS}.items():
+        (worker,) = start({name: environment}, shape, data, threads)
+        trained = worker("train", n=shape.n_steps)
+        found = worker("quality").value
+        rows.append([name, *(found[key] for key in ("fvu", "l0", "dead", "mmcs", "recovered")), trained.seconds])
+        worker.close()
+        print(rows[-1], flush=True)
+    tokens = shape.n_steps * shape.batch
+    title = f"## Loss after {tokens:,} tokens: {shape.d_in} -> {shape.d_sae}, Adam at {shape.lr} after {shape.n_warmup} steps of warm-up"
+    return f"{title}\n\nHeld-out rows; dead = never fires on 8,192 of them.\n\n{lab.table(QUALITY, rows)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="tiny shapes, nothing is written")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-quality", action="store_true", help="speed only")
+    parser.add_argument("--only", nargs="*", choices=PEERS, help="these peers only")
+    options = parser.parse_args()
+    for name in [name for name in PEERS if options.only is not None and name not in options.only]:
+        del PEERS[name]
+    about, shapes = lab.machine(), SMOKE if options.smoke else FULL
+    sections = []
+    for i, shape in enumerate(shapes):
+        with tempfile.TemporaryDirectory() as folder:
+            planted(shape, 2048 if options.smoke else 131_072, Path(folder))
+            settings = {"n_rounds": 1, "steps": 2} if options.smoke else {"n_rounds": 7, "steps": 3}
+            sections.append(speed(shape, Path(folder), threads=options.threads, **settings))
+            print(sections[-1], flush=True)
+            if i == 0 and not options.no_quality:
+                sections.append(quality(shape, Path(folder), threads=options.threads))
+                print(sections[-1], flush=True)
+    if not options.smoke:
+        lab.write("sae-training", "TopK SAE training", sections, about)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The command as a process: how fast and how light its help is, closed pipes, interruption, too little memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from armillary.core import artifact
+
+Run = Any
+HEAVY = {"torch", "transformers", "numpy", "scipy", "sklearn", "pydantic", "plotly", "rich", "yaml", "fsspec", "safetensors"}
+#: Prints what `--help` imported, as the last line.
+PROBE = "import sys; from armillary.app.cli import main; code = main(['--help']); print(code, *sorted({m.split('.')[0] for m in sys.modules}))"
+
+
+def python(*arguments: object, **settings: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False, **settings)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    done = python("-c", PROBE)
+    assert done.returncode == 0, done.stderr
+    modules = set(done.stdout.splitlines()[-1].split())
+    assert modules & HEAVY == set()
+
+
+def test_help_takes_less_than_half_a_second_of_processor_time() -> None:
+    timed = "import resource, subprocess, sys; subprocess.run([sys.executable, '-m', 'armillary', '--help'], stdout=subprocess.DEVNULL, check=True); "
+    usage = "u = resource.getrusage(resource.RUSAGE_CHILDREN); print(u.ru_utime + u.ru_stime)"
+    assert float(python("-c", timed + usage).stdout) < 0.5
+
+
+def test_help_names_every_command() -> None:
+    text = python("-m", "armillary", "--help").stdout
+    assert [name for name in ("demo", "harvest", "fit", "study", "inspect", "plan", "verify") if f"  {name} " not in text] == []
+    assert python("-m", "armillary").stdout == text
+
+
+def test_the_version() -> None:
+    from armillary import __version__
+
+    assert python("-m", "armillary", "--version").stdout == f"armillary {__version__}\n"
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    process = subprocess.Popen([sys.executable, "-m", "armillary", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_one_line_on_stderr_and_no_warning_of_other_libraries() -> None:
+    done = python("-m", "armillary", "inspect", "no/such/fit")
+    assert done.returncode == 2
+    assert done.stdout == "" and done.stderr.count("\n") == 1 and done.stderr.startswith("error: no artifact at 'no/such/fit'")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_fit_goes_on_to_the_same_bits(kind: signal.Signals, acts: Path, tmp_path: Path) -> None:
+    options = ["--site", "resid_post.1", "--n-features", 16, "--k", 2, "--n-steps", 6000, "--batch-size", 512]
+
+    def command(out: Path) -> list[str]:
+        return [sys.executable, "-m", "armillary", *map(str, ["fit", "topk-sae", acts, "--out", out, *options])]
+
+    process = subprocess.Popen(command(tmp_path / "a"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    _wait_for_signal_handler(process.pid)
+    process.send_signal(kind)
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out) == (130, ""), err
+    assert err.endswith("interrupted: what is done is kept; the same command goes on from there\n")
+    assert len(list(tmp_path.glob(".a.*.checkpoint"))) == 1 and not (tmp_path / "a").exists()
+    for path in (tmp_path / "a", tmp_path / "b"):
+        done = python(*command(path)[1:])
+        assert done.returncode == 0, done.stderr
+    resumed, straight = artifact.load(tmp_path / "a"), artifact.load(tmp_path / "b")
+    assert torch.equal(resumed.dictionary.atoms, straight.dictionary.atoms)
+    assert list(tmp_path.glob(".a.*")) == []
+
+
+def _wait_for_signal_handler(pid: int) -> None:
+    """Until the fit has begun: `drive` then catches SIGINT itself, which Python's own handler does from the start, so wait for threads."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        names = [Path(f"/proc/{pid}/task/{task}/comm").read_text().strip() for task in os.listdir(f"/proc/{pid}/task")]
+        if any(name.startswith("armillary") for name in names):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the fit did not begin to read")
+
+
+def test_too_little_memory_is_one_line_and_exit_code_1(run: Run, acts: Path, tmp_path: Path) -> None:
+    answer = run("fit", "topk-sae", acts, "--site", "resid_post.1", "--out", tmp_path / "fit", "--n-features", 10**12, "--k", 1, "--n-steps", 1)
+    assert answer.code == 1
+    assert answer.err.splitlines()[-1].startswith("error: not enough memory") and "log: " in answer.err
+    assert not (tmp_path / "fit").exists()
