@@ -27,6 +27,9 @@ PEERS: dict[str, list[str]] = {
 }
 #: Packages that would come along but are replaced by a stub in the rig: only the vision models of the peer need them.
 WITHOUT_DEPENDENCIES = {"overcomplete": ["einops", "numpy", "scikit-learn", "scipy", "tqdm", "pillow", "torch", "opencv-python-headless"]}
+#: Packages that come along and have to go: the torchvision that pip finds is built for another torch, and breaks every import of
+#: transformers where it is present.
+REMOVED = {"dictionary-learning": ["torchvision"]}
 
 
 def python(name: str) -> Path:
@@ -50,6 +53,8 @@ def _install(interpreter: Path, name: str) -> None:
         subprocess.run([*pip, *WITHOUT_DEPENDENCIES[name]], check=True)
         pip.append("--no-deps")
     subprocess.run([*pip, *PEERS[name]], check=True)
+    if name in REMOVED:
+        subprocess.run([str(interpreter), "-m", "pip", "uninstall", "--quiet", "--yes", *REMOVED[name]], check=True)
 
 
 if __name__ == "__main__":

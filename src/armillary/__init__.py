@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from armillary.core.tokens import Tokens as Tokens
     from armillary.lm.harvest import harvest as harvest
     from armillary.lm.model import LanguageModel as LanguageModel
+    from armillary.lm.reference.texts import reference_texts as reference_texts
     from armillary.methods.diffmeans import DiffMeans as DiffMeans
     from armillary.methods.ica import ICA as ICA
     from armillary.methods.kmeans import KMeans as KMeans
@@ -61,6 +62,7 @@ _HOME = {
     "harvest": "lm.harvest",
     "load": "core.artifact",
     "open": "core.activations",
+    "reference_texts": "lm.reference.texts",
 }
 _MODULES = ("errors", "inspect", "studies")
 

@@ -12,7 +12,8 @@ from torch import Tensor
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias for x [..., D] and weight [M, D], through oneDNN where it may be used (CPU, float32, no gradient wanted)."""
     wants_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not wants_gradient and agrees():
+    is_plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
+    if is_plain and not wants_gradient and agrees():
         return _onednn(x, weight, bias)
     return F.linear(x, weight, bias)
 

@@ -82,7 +82,7 @@ def test_the_curve_is_kept(fit: Decomposition) -> None:
 
 
 def test_a_rare_loud_dimension_and_a_large_offset_do_no_harm() -> None:
-    x, parts = planted(4000)
+    x, _ = planted(4000)
     loud = torch.cat([x, 300 + 40 * torch.randn(4000, 1, generator=torch.Generator().manual_seed(2))], dim=1)
     fit = TopKSAE(n_features=96, k=7, n_steps=300, batch_size=512, lr=2e-2).fit(loud)
     assert fvu(fit, loud) < 0.01
@@ -147,7 +147,7 @@ def test_default_lengths() -> None:
 
 
 def test_a_fit_can_go_on_from_a_fit(fit: Decomposition) -> None:
-    x, parts = planted(8000)
+    x, _ = planted(8000)
     method = TopKSAE(n_features=96, k=5, n_steps=20, batch_size=512, lr=1e-3)
     longer = method.fit(x, seed=1, start=fit)
     assert fvu(longer, x) < 1.02 * fvu(fit, x)

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from armillary.core.encoders import Encoder
+from armillary.core.onednn import linear
 from armillary.methods.sae.encoders import TopKEncoder
-from armillary.methods.sae.kernels import bag, column_order, linear, topk_linear, topk_rows
+from armillary.methods.sae.kernels import bag, column_order, topk_linear, topk_rows
 
 #: Rows whose codes of dead latents are formed at once.
 AUX_ROWS = 1024
