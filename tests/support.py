@@ -1,8 +1,8 @@
 """Tiny models and a tiny tokenizer, built in code with random weights, for tests of anything that needs a language model.
 
-    model = tiny_model("llama", seed=0)          # a transformers model in eval mode: 3 layers, width 32, vocabulary of `VOCAB` ids
-    tokenizer = tiny_tokenizer()                 # byte-level BPE, so any text is encodable
-    lm = LanguageModel(model, tokenizer)
+model = tiny_model("llama", seed=0)          # a transformers model in eval mode: 3 layers, width 32, vocabulary of `VOCAB` ids
+tokenizer = tiny_tokenizer()                 # byte-level BPE, so any text is encodable
+lm = LanguageModel(model, tokenizer)
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt_neox": ("GPTNeoXConfig", "GPTNeoXForCausalLM", _LLAMA),
     "opt": ("OPTConfig", "OPTForCausalLM", {**_LLAMA, "ffn_dim": HIDDEN, "word_embed_proj_dim": WIDTH}),
     "bert": ("BertConfig", "BertModel", _BERT),
-    "opt_post_norm": ("OPTConfig", "OPTForCausalLM", {**_LLAMA, "ffn_dim": HIDDEN, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),
+    "opt_post_norm": ("OPTConfig", "OPTForCausalLM", {
+        **_LLAMA, "ffn_dim": HIDDEN, "word_embed_proj_dim": 16, "do_layer_norm_before": False,
+    }),
     "gpt_neox_serial": ("GPTNeoXConfig", "GPTNeoXForCausalLM", {**_LLAMA, "use_parallel_residual": False}),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {**_LLAMA, "head_dim": 8}),
     "gemma": ("GemmaConfig", "GemmaForCausalLM", {**_LLAMA, "head_dim": 8}),
@@ -59,7 +61,9 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bloom": ("BloomConfig", "BloomForCausalLM", {
         "vocab_size": VOCAB, "hidden_size": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "bos_token_id": 1, "eos_token_id": 1,
     }),
-    "mpt": ("MptConfig", "MptForCausalLM", {"vocab_size": VOCAB, "d_model": WIDTH, "n_layers": LAYERS, "n_heads": HEADS, "max_seq_len": CONTEXT}),
+    "mpt": ("MptConfig", "MptForCausalLM", {
+        "vocab_size": VOCAB, "d_model": WIDTH, "n_layers": LAYERS, "n_heads": HEADS, "max_seq_len": CONTEXT,
+    }),
 }  # fmt: skip
 NAMED = tuple(ARCHITECTURES)[:8]
 

@@ -81,7 +81,9 @@ def test_a_finished_run_is_not_overwritten(done: tuple[Any, Path], run: Run, gpt
     assert answer.code == 2 and "nothing was overwritten" in answer.err
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(run: Run, gpt2: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    run: Run, gpt2: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
@@ -90,7 +92,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(run: Run, gpt2: Path, text:
         patch.setattr(fidelity, "run", interrupted)
         stopped = run(*command)
     assert stopped.code == 130
-    assert f"goes on from there" in stopped.err and f"--out {tmp_path / 'run'}" in stopped.err
+    assert "goes on from there" in stopped.err and f"--out {tmp_path / 'run'}" in stopped.err
     fits = sorted((tmp_path / "run").glob("*/weights.safetensors"))
     before = [path.stat().st_mtime_ns for path in fits]
     assert len(fits) == 3
@@ -142,7 +144,11 @@ def test_hostile_text_is_only_text(run: Run, gpt2: Path, tmp_path: Path) -> None
 def test_bad_text_and_unknown_names_leave_no_folder(run: Run, gpt2: Path, text: Path, tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 100)
     out = ("--out", tmp_path / "run")
-    for arguments in (("--model", gpt2, "--text", tmp_path / "latin.txt"), ("--model", "arm-tinny", "--text", text), ("--model", gpt2, "--site", "mlp.9")):
+    for arguments in (
+        ("--model", gpt2, "--text", tmp_path / "latin.txt"),
+        ("--model", "arm-tinny", "--text", text),
+        ("--model", gpt2, "--site", "mlp.9"),
+    ):
         answer = run("demo", *arguments, *out)
         assert answer.code == 2, answer
         assert not (tmp_path / "run").exists()

@@ -18,7 +18,9 @@ from armillary.core import artifact
 Run = Any
 HEAVY = {"torch", "transformers", "numpy", "scipy", "sklearn", "pydantic", "plotly", "rich", "yaml", "fsspec", "safetensors"}
 #: Prints what `--help` imported, as the last line.
-PROBE = "import sys; from armillary.app.cli import main; code = main(['--help']); print(code, *sorted({m.split('.')[0] for m in sys.modules}))"
+PROBE = (
+    "import sys; from armillary.app.cli import main; code = main(['--help']); print(code, *sorted({m.split('.')[0] for m in sys.modules}))"
+)
 
 
 def python(*arguments: object, **settings: Any) -> subprocess.CompletedProcess[str]:
@@ -33,7 +35,10 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_help_takes_less_than_half_a_second_of_processor_time() -> None:
-    timed = "import resource, subprocess, sys; subprocess.run([sys.executable, '-m', 'armillary', '--help'], stdout=subprocess.DEVNULL, check=True); "
+    timed = (
+        "import resource, subprocess, sys; "
+        "subprocess.run([sys.executable, '-m', 'armillary', '--help'], stdout=subprocess.DEVNULL, check=True); "
+    )
     usage = "u = resource.getrusage(resource.RUSAGE_CHILDREN); print(u.ru_utime + u.ru_stime)"
     assert float(python("-c", timed + usage).stdout) < 0.5
 
@@ -73,7 +78,9 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(kind: signal.Signals, acts:
     def command(out: Path) -> list[str]:
         return [sys.executable, "-m", "armillary", *map(str, ["fit", "topk-sae", acts, "--out", out, *options])]
 
-    process = subprocess.Popen(command(tmp_path / "a"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command(tmp_path / "a"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     _wait_for_signal_handler(process.pid)
     process.send_signal(kind)
     out, err = process.communicate(timeout=300)
@@ -100,7 +107,9 @@ def _wait_for_signal_handler(pid: int) -> None:
 
 
 def test_too_little_memory_is_one_line_and_exit_code_1(run: Run, acts: Path, tmp_path: Path) -> None:
-    answer = run("fit", "topk-sae", acts, "--site", "resid_post.1", "--out", tmp_path / "fit", "--n-features", 10**12, "--k", 1, "--n-steps", 1)
+    answer = run(
+        "fit", "topk-sae", acts, "--site", "resid_post.1", "--out", tmp_path / "fit", "--n-features", 10**12, "--k", 1, "--n-steps", 1
+    )
     assert answer.code == 1
     assert answer.err.splitlines()[-1].startswith("error: not enough memory") and "log: " in answer.err
     assert not (tmp_path / "fit").exists()

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from armillary.core.activations import open as open_store
 from armillary.core.decomposition import Decomposition
-from armillary.core.store.manifest import Cursor, Manifest, ModelEntry
 from armillary.core.method import Method, fit_many
 from armillary.core.rows import Rows, TensorRows
-from armillary.core.store.shards import encode
 from armillary.core.site import Site
+from armillary.core.store.manifest import Cursor, Manifest, ModelEntry
+from armillary.core.store.shards import encode
 from armillary.core.store.writer import ShardData, StoreWriter, site_entries
 from armillary.core.tokens import Document, Tokens
 from armillary.errors import ArmillaryError, InputError, MismatchError, NonFiniteError, TooFewRowsError
