@@ -88,7 +88,7 @@ def test_a_path_that_may_not_be_written_is_the_users(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
 def test_interrupted(error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
     assert guarded(raising(error), []) == 130
-    assert capsys.readouterr().err == "interrupted: what is done is kept; the same command goes on from there\n"
+    assert capsys.readouterr().err == "interrupted: nothing was written\n"
 
 
 def test_interrupted_with_a_hint_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,13 @@ def test_harvest_writes_a_store_and_prints_its_path_last(run: Run, gpt2: Path, t
     assert store.n_rows == 200 and [str(site) for site in store.sites] == ["mlp_act.0"]
 
 
+def test_harvest_can_stand_in_a_yaml_file_as_a_whole(run: Run, gpt2: Path, text: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(f"model: {gpt2}\nsite: [embed, resid_post.0]\ntext: {text}\nout: {tmp_path / 'acts'}\ntokens: 100\n")
+    answer = run("harvest", "--config", tmp_path / "run.yaml", "--tokens", 120, "--json")
+    assert answer.code == 0, answer.err
+    assert (answer.json["n_rows"], answer.json["sites"]) == (120, ["embed", "resid_post.0"])
+
+
 def test_harvest_reads_several_files_and_counts_what_it_skipped(run: Run, gpt2: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the cat sat on the mat")
     (tmp_path / "b.txt").write_bytes(b"the cat \xff sat")

@@ -66,7 +66,9 @@ def test_every_method_has_its_strongest_and_its_random_features(done: tuple[Any,
     page = (done[1] / "report.html").read_text()
     for method in ("pca", "kmeans", "topk-sae"):
         cards = re.findall(rf'<article class="card" id="{method}-mlp_act\.1-\d+">.*?</article>', page, re.DOTALL)
-        assert [sum(words in card for card in cards) for words in ("one of the strongest", "drawn at random")] == [4, 2]
+        # so short a text gives PCA two components only, and leaves none to draw
+        counts = [sum(words in card for card in cards) for words in ("one of the strongest", "drawn at random")]
+        assert counts == ([2, 0] if method == "pca" else [4, 2])
         assert all('<p class="context">' in card for card in cards)
 
 

@@ -29,6 +29,7 @@ from armillary.app import demo_text, report_page
 from armillary.app.demo_sizes import LOSS_SHARE, Sizes, n_tokens_for
 from armillary.app.report_page import Run, SiteResult
 from armillary.app.showcase import Shown, choose, look
+from armillary.app.subjects import model_name
 from armillary.core.artifact import file_sha256, load, refuse_existing, write_atomic
 from armillary.core.config import Config
 from armillary.core.provenance import versions
@@ -104,7 +105,7 @@ def run(settings: Settings = Settings(), *, say: Say = lambda line: None) -> Res
         InputError: an unknown model or site, or text that cannot be read.
     """
     began = time.monotonic()
-    lm = LanguageModel(settings.model)
+    lm = LanguageModel(model_name(settings.model))
     sites, remarks = _sites(lm, settings.site)
     with _claimed(settings) as folder:
         results = _Job(lm, settings, folder, say).results(sites)

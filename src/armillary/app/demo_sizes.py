@@ -60,7 +60,7 @@ class Sizes:
         n_features = min(FEATURES, max(8, n // 40))
         batch = min(BATCH, max(16, n // 4))
         steps = round(min(STEPS, WORK / (n_features * d), 40 * n / batch))
-        k = min(CODES, max(2, n_features // 8))
+        k = min(CODES, max(2, n_features // 32))
         return Sizes(n_features, k, max(LEAST_STEPS, steps), batch, min(k, d, n // 2), min(CLUSTERS, max(2, n // 40)))
 
     def methods(self) -> dict[str, Method]:

@@ -113,9 +113,9 @@ _SITE_WORDS = {
     "attn_z": "the outputs of the attention heads in block {layer}",
 }
 _METHOD_WORDS = {
-    "pca": "the {n_components} orthogonal directions along which activations vary most; every token uses all of them",
-    "kmeans": "{n_clusters} typical activations; every token is replaced by the nearest one",
     "topk-sae": "a sparse autoencoder: {n_features} learnt directions, of which at most {k} are used for a token",
+    "kmeans": "{n_clusters} typical activations; every token is replaced by the nearest one",
+    "pca": "the {n_components} orthogonal directions along which activations vary most; every token uses all of them",
 }
 
 
@@ -181,9 +181,18 @@ def _fidelity(run: Run) -> list[Html]:
     meanings = [tag("span", tag("strong", name), f": {words}") for name, (_, words) in MEASURES.items()]
     parts = [html.details("What the columns mean", html.listing(meanings), is_open=True)]
     for result in run.sites:
-        parts += [tag("h3", f"At {result.site}"), _comparison(result), *map(html.warning, result.report.warnings), *_figures(result)]
+        parts += [tag("h3", f"At {result.site}", style="margin-top: 2rem"), _comparison(result), *_warnings(result), *_figures(result)]
         parts += [html.details("All measurements", html.estimates_table(result.report.estimates), html.listing(result.report.notes))]
     return parts
+
+
+def _warnings(result: SiteResult) -> list[Html]:
+    """The study's warnings in one box: those on measures that the table shows, each once where all methods have it."""
+    bare = dict.fromkeys(re.sub(rf"^({'|'.join(TITLES)}): ", "", warning) for warning in result.report.warnings)
+    told = [
+        re.sub(r"\bce_recovered_mean\b", "the loss recovered", text) for text in bare if not re.search(r"_recovered_(zero|resample)", text)
+    ]
+    return [html.warning(html.join(*told, between=" "))] if told else []
 
 
 def _comparison(result: SiteResult) -> Html:
@@ -195,7 +204,7 @@ def _comparison(result: SiteResult) -> Html:
     for column, (name, _) in MEASURES.items():
         cells = [_cell(own[name]) for own in estimates.values()]
         columns[column] = [*cells, *(tag("span", number(getattr(of_first[name], end)), class_="dim") for end in ends.values())]
-    return html.data_table(columns, caption="value, and below it the 95 % interval over documents")
+    return html.data_table(columns, caption="Value, and below it the 95 % interval over documents")
 
 
 def _cell(estimate: Estimate) -> Html:
@@ -206,7 +215,7 @@ def _cell(estimate: Estimate) -> Html:
 
 
 def _figures(result: SiteResult) -> list[Html]:
-    figures = [_loss_figure(result)] if result.estimates(next(iter(result.fits)))["ce_clean"].value is not None else []
+    figures = [_loss_figure(result)] if "ce_clean" in result.estimates(next(iter(result.fits))) else []
     if "density" in result.report.figures:
         title = "How often features fire: to the left rare and specific ones, to the right those that fire on many tokens"
         figures.append(html.figure(_retitled(result.report.figures["density"]), title=title))
@@ -220,24 +229,23 @@ def _retitled(figure: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _loss_figure(result: SiteResult) -> Html:
-    """Next-token loss of the model as it is, with each rewriting in place, and with the site wiped out."""
+    """Extra loss with each rewriting in place, beside what wiping the site out costs."""
     of_first = result.estimates(next(iter(result.fits)))
-    bars = {
-        "untouched": of_first["ce_clean"],
-        **{TITLES[name]: result.estimates(name)["ce_spliced"] for name in result.fits},
-        "mean instead": of_first["ce_mean"],
-        "zero instead": of_first["ce_zero"],
-    }
-    known = {name: estimate for name, estimate in bars.items() if estimate.value is not None}
-    value = [estimate.value or 0.0 for estimate in known.values()]
-    above = [(e.high if e.high is not None else y) - y for e, y in zip(known.values(), value, strict=True)]
-    below = [y - (e.low if e.low is not None else y) for e, y in zip(known.values(), value, strict=True)]
+    clean = of_first["ce_clean"].value or 0.0
+    bars = {TITLES[name]: result.estimates(name)["ce_increase"] for name in result.fits}
+    bars |= {f"{what} instead": Estimate((of_first[f"ce_{what}"].value or 0.0) - clean) for what in ("mean", "zero")}
+    value = [estimate.value or 0.0 for estimate in bars.values()]
+    above = [None if e.high is None else e.high - y for e, y in zip(bars.values(), value, strict=True)]
+    below = [None if e.low is None else y - e.low for e, y in zip(bars.values(), value, strict=True)]
     error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
     spec = {
-        "data": [{"type": "bar", "x": list(known), "y": value, "error_y": error}],
-        "layout": {"yaxis": {"title": {"text": "cross-entropy, nats per token"}}, "height": 320},
+        "data": [{"type": "bar", "x": list(bars), "y": value, "error_y": error}],
+        "layout": {"yaxis": {"title": {"text": "extra loss, nats per token"}}, "height": 320},
     }
-    return html.figure(spec, title=f"The model's next-token loss with {result.site} left alone, rewritten, or wiped out (lower is better)")
+    title = (
+        f"What rewriting or wiping out {result.site} costs the model, whose own loss is {number(clean)} nats per token (lower is better)"
+    )
+    return html.figure(spec, title=title)
 
 
 # ---------------------------------------------------------------- features
@@ -277,13 +285,13 @@ def _features(result: SiteResult) -> list[Html]:
 
 
 def _card(method: str, site: Site, shown: Shown) -> Html:
-    noun = {"kmeans": "Cluster", "pca": "Component"}.get(method, "Feature")
+    noun, verb = {"kmeans": ("Cluster", "holds"), "pca": ("Component", "fires on")}.get(method, ("Feature", "fires on"))
     parts = [*_contexts(shown), *_effect(shown.effect)]
-    return html.card(f"{noun} {shown.feature}", *parts, subtitle=_subtitle(shown), id_=f"{method}-{site}-{shown.feature}")
+    return html.card(f"{noun} {shown.feature}", *parts, subtitle=_subtitle(shown, verb), id_=f"{method}-{site}-{shown.feature}")
 
 
-def _subtitle(shown: Shown) -> str:
-    how_often = "" if shown.density is None else f"fires on {shown.density:.2%} of tokens; "
+def _subtitle(shown: Shown, verb: str) -> str:
+    how_often = "" if shown.density is None else f"{verb} {shown.density:.2%} of tokens; "
     strength = f"largest activation {number(shown.largest)}; " if shown.is_graded else ""
     return f"{how_often}{strength}{'drawn at random' if shown.why == 'random' else 'one of the strongest'}"
 
@@ -301,12 +309,14 @@ def _window(window: Window, largest: float) -> Html:
 
 
 def _effect(effect: LogitEffect | None) -> list[Html]:
+    """Promoted and suppressed tokens, folded away where random directions do as much."""
     if effect is None:
         return []
-    promoted, suppressed = ([(one.token, one.logit) for one in side] for side in (effect.promoted, effect.suppressed))
-    verdict = "clearer than" if effect.z_promoted >= CLEAR_Z else "no clearer than"
-    note = f"The promoted tokens are {verdict} those of random directions ({effect.z_promoted:.1f} standard deviations)."
-    return [html.token_list(promoted, suppressed), html.paragraph(note, class_="dim")]
+    tokens = html.token_list(*([(one.token, one.logit) for one in side] for side in (effect.promoted, effect.suppressed)))
+    z = max(effect.z_promoted, effect.z_suppressed)
+    if z < CLEAR_Z:
+        return [html.details("Promoted tokens: no clearer than those of random directions", tokens)]
+    return [tokens, html.paragraph(f"{z:.1f} standard deviations beyond random directions", class_="dim")]
 
 
 # ---------------------------------------------------------------- limits and provenance

@@ -11,6 +11,7 @@ from armillary.core.activations import Harvest, StoredRows
 from armillary.core.decomposition import Decomposition
 from armillary.core.study import Subject
 from armillary.errors import InputError, MismatchError
+from armillary.lm import reference
 
 if TYPE_CHECKING:
     from armillary.lm.model import LanguageModel
@@ -67,6 +68,11 @@ def optional_model(fits: Mapping[Path, Decomposition], remark: Callable[[str], N
         return None
 
 
+def model_name(name: str) -> str:
+    """The name a model is loaded and recorded by: a folder's is absolute, so that the record holds from anywhere."""
+    return str(Path(name).resolve()) if Path(name).is_dir() and name not in reference.NAMES else name
+
+
 def open_store(path: Path, fit: Decomposition, acts: str | None = None) -> Harvest:
     """The store a fit was made from: the one named, that of its provenance, or (a run that was moved) the one of that name beside it.
 
@@ -111,7 +117,7 @@ def open_model(fits: Mapping[Path, Decomposition], name: str | None = None) -> L
     known = {path: fit.provenance for path, fit in fits.items() if "model" in fit.provenance}
     if name is None and not known:
         raise InputError(f"'{next(iter(fits))}' does not say which model it is of; name it with --model")
-    lm = LanguageModel(name or str(next(iter(known.values()))["model"]))
+    lm = LanguageModel(model_name(name or str(next(iter(known.values()))["model"])))
     for path, made_from in known.items():
         if made_from["revision"] != lm.revision:
             of = f"{made_from['model']}@{str(made_from['revision'])[:8]}"

@@ -26,12 +26,18 @@ def read(path: str, params: Iterable[click.Parameter]) -> dict[str, Any]:
         InputError: the file is missing, is not YAML or is no mapping.
         UnknownNameError: a key that is no option of the command.
     """
-    by_name = {str(param.name): param for param in params if param.name not in ("config", "help")}
+    by_spelling = {spelling: param for param in params if param.name not in ("config", "help") for spelling in _spellings(param)}
     values = {str(key).replace("-", "_"): value for key, value in _mapping(Path(path)).items()}
     for key in values:
-        if key not in by_name:
-            raise unknown(f"option in {path}", key, by_name)
-    return {key: _as_given(value, by_name[key]) for key, value in values.items() if value is not None}
+        if key not in by_spelling:
+            raise unknown(f"option in {path}", key, by_spelling)
+    given = {by_spelling[key]: value for key, value in values.items() if value is not None}
+    return {str(param.name): _as_given(value, param) for param, value in given.items()}
+
+
+def _spellings(param: click.Parameter) -> list[str]:
+    """How a parameter may be called in a file: as it is typed, without the dashes in front and with either kind between words."""
+    return [opt.lstrip("-").replace("-", "_") for opt in param.opts]
 
 
 def _mapping(path: Path) -> dict[Any, Any]:

@@ -40,8 +40,7 @@ def guarded(program: Callable[[], object], arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return _reader_left()
     except (KeyboardInterrupt, click.Abort) as error:
-        hint = str(error) or "what is done is kept; the same command goes on from there"
-        return _answer("Interrupted", f"interrupted: {hint}", INTERRUPTED, arguments)
+        return _answer("Interrupted", f"interrupted: {str(error) or 'nothing was written'}", INTERRUPTED, arguments)
     except Exception as error:
         return _fail(translated(error), error, arguments)
     return DONE

@@ -63,7 +63,7 @@ def _command(name: str, method: type[Method]) -> click.Command:
         _run(method(**given(ctx, method.model_fields)), **{key: options[key] for key in options if key not in method.model_fields})
 
     own = of_config(method)
-    return Command(name, params=[*params, *own], callback=run, help=help_text(method.__doc__))
+    return Command(name, resumes=True, params=[*params, *own], callback=run, help=help_text(method.__doc__))
 
 
 def _run(method: Method, *, screen: Screen, acts: str, site: tuple[str, ...], out: str, seed: int, label: str | None = None) -> None:

@@ -14,7 +14,7 @@ SITE_HELP = "Place in the model: kind.layer such as mlp_act.6 or resid_post.-1, 
 TEXT_HELP = "Files (.txt, .jsonl, .parquet, .gz, .zst), folders, URLs, datasets:NAME, or - for stdin."
 
 
-@click.command("harvest", cls=Command, short_help="Run text through a model and keep activations.")
+@click.command("harvest", cls=Command, resumes=True, short_help="Run text through a model and keep activations.")
 @click.argument("model")
 @click.option("--site", cls=Several, required=True, help=SITE_HELP)
 @click.option("--text", cls=Several, required=True, help=TEXT_HELP)

@@ -28,7 +28,8 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def opened(name: str, settings: MutableMapping[str, Any]) -> LanguageModel:
     """The model, loaded as the options say; takes them out of `settings`."""
+    from armillary.app.subjects import model_name
     from armillary.lm.model import LanguageModel
 
     how = {key: settings.pop(key) for key in ("revision", "device", "device_map", "trust_remote_code")}
-    return LanguageModel(name, dtype=settings.pop("model_dtype"), **how)
+    return LanguageModel(model_name(name), dtype=settings.pop("model_dtype"), **how)

@@ -33,9 +33,14 @@ class Several(click.Option):
 
 
 class Command(click.Command):
-    """A command with the common options; its function is called with a `Screen` first."""
+    """A command with the common options; its function is called with a `Screen`.
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
+    Args:
+        resumes: whether the same command, given again after an interruption, goes on with what was done.
+    """
+
+    def __init__(self, *args: Any, resumes: bool = False, **settings: Any) -> None:
+        self.resumes = resumes
         super().__init__(*args, **{"context_settings": {"max_content_width": WIDTH}, **settings})
         self.params = [*self.params, *_common()]
 
@@ -58,6 +63,9 @@ class Command(click.Command):
         try:
             ctx.params["screen"] = screen
             return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            kept = "what is done is kept; the same command goes on from there" if self.resumes else "nothing was written"
+            raise KeyboardInterrupt(str(error) or kept) from None
         finally:
             MODE.set(before)
 

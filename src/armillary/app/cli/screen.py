@@ -31,7 +31,9 @@ class Screen:
     def answer(self, data: Mapping[str, Any], *shown: Any) -> None:
         """The command's result: `data` as JSON where that was asked for, else texts and rich renderables one below the other."""
         if self.as_json:
-            print(json.dumps({"ok": True, **data}, default=str))
+            from armillary.core.report import plain
+
+            print(json.dumps({"ok": True, **plain(data)}))
             return
         for part in shown:
             if isinstance(part, str):

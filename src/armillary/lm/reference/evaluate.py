@@ -143,6 +143,8 @@ def knowledge(examinee: Examinee, exam: Examination) -> tuple[list[Figure], dict
             kept = [r for r, q in zip(right, asked, strict=True) if q.is_question == ends]
             figures.append(share(f"attributes/{split}/{form}", kept))
         table[split] = {a: float(np.mean([r for r, q in zip(right, asked, strict=True) if q.attribute == a])) for a in world.attributes}
+        sentences = [q for a in world.attributes for q in world.sentences(a, templates=split)]
+        figures.append(share(f"attributes/{split}/own sentences", examinee.answers(sentences)))
         figures.append(_macro(f"attributes/{split}/mean over attributes", table[split]))
     return figures, table
 

@@ -14,6 +14,7 @@ from armillary.lm.reference.world import LETTERS, Person, Question, World, multi
 from armillary.lm.reference.writers import FIRST_NAMES, asked, fact, sentence
 
 MARKS = "ABCDEF"
+ADJECTIVES = ("", "", "", "", "old ", "new ", "very small ", "big round ")  # so that the noun's length varies
 LAST_NAMES = words(tables.LAST_NAMES)
 # (before the question, before an option, before the answer); the first six are the standard layout of the examination
 LAYOUTS = (("Question: ", "{}. ", "Answer:"),) * 6 + (
@@ -68,7 +69,8 @@ def write_multiple_choice(rng: random.Random, world: World) -> tuple[str, str]:
 
 
 def _colour_choice(rng: random.Random, world: World, layout: tuple[str, str, str]) -> str:
-    question = multiple_choice(rng, rng.choice(world.objects), world.colours, rng.choice(LETTERS))
+    noun = rng.choice(ADJECTIVES) + rng.choice(world.objects)
+    question = multiple_choice(rng, noun, world.colours, rng.choice(LETTERS))
     if layout == LAYOUTS[0]:
         return question.prompt + question.answer
     stem = question.prompt.split("\n")[0].removeprefix("Question: ")

@@ -63,9 +63,17 @@ def frames(attribute: str, form: Form, split: Split) -> tuple[str, ...]:
         form: `question` has `{x}`; `statement` has `{x}` and ends in `{y}`; `reverse` names `{y}` before `{x}`.
         split: `seen` for training text, `held_out` for wordings that never occur in it.
     """
-    kind = attribute.split(".", maxsplit=1)[0]
     composed = _composed(attribute, PATTERNS[form], split)
-    return tuple(frame.replace("{k}", kind) for frame in (*_lines(attribute, OWN[form], split), *composed))
+    return (*own_frames(attribute, form, split), *(_of_kind(frame, attribute) for frame in composed))
+
+
+def own_frames(attribute: str, form: Form, split: Split) -> tuple[str, ...]:
+    """The wordings written for this attribute alone, without the composed ones."""
+    return tuple(_of_kind(frame, attribute) for frame in _lines(attribute, OWN[form], split))
+
+
+def _of_kind(frame: str, attribute: str) -> str:
+    return frame.replace("{k}", attribute.split(".", maxsplit=1)[0])
 
 
 def _composed(attribute: str, patterns: str, split: Split) -> Iterable[str]:

@@ -198,16 +198,27 @@ class World:
         Half are questions in a layout, half are statements to be completed. `templates="held_out"` takes wordings
         that occur nowhere in training text (inside layouts and after lead-ins that do).
         """
-        for place, (entity, value) in enumerate(self.facts[attribute].items()):
+        for place, entity in enumerate(self.facts[attribute]):
             rng = random.Random(f"{seed}/{attribute}/{entity}/{templates}")
             for i in range(per_entity):
-                yield self._question(rng, attribute, entity, value, templates, asked=(place + i) % 2 == 0)
+                asked = (place + i) % 2 == 0
+                template = question_text(rng, attribute, templates) if asked else statement_text(rng, attribute, templates)
+                yield self._prompt(template, attribute, entity, asked=asked)
 
-    def _question(self, rng: random.Random, attribute: str, entity: str, value: str, split: Split, *, asked: bool) -> Question:
-        template = question_text(rng, attribute, split) if asked else statement_text(rng, attribute, split)
+    def sentences(self, attribute: str, *, templates: Split = "held_out", per_frame: int = 6, seed: int = 0) -> Iterator[Question]:
+        """Prompts in wordings written for this attribute alone: harder than composed ones, which share their parts."""
+        rng = random.Random(f"{seed}/{attribute}/sentences/{templates}")
+        for frame in wordings.own_frames(attribute, "question", templates):
+            for entity in rng.choices(list(self.facts[attribute]), k=per_frame):
+                yield self._prompt(in_layout(rng, frame), attribute, entity, asked=True)
+        for frame in wordings.own_frames(attribute, "statement", templates):
+            for entity in rng.choices(list(self.facts[attribute]), k=per_frame):
+                yield self._prompt(frame, attribute, entity, asked=False)
+
+    def _prompt(self, template: str, attribute: str, entity: str, *, asked: bool) -> Question:
         text = wordings.fill(template, entity, "{y}", article(attribute))
         prompt, _, _ = text.partition(" {y}")
-        return Question(prompt, f" {value}", attribute, entity, template, self.values(attribute), asked)
+        return Question(prompt, f" {self.facts[attribute][entity]}", attribute, entity, template, self.values(attribute), asked)
 
     def colour_questions(self, n: int, *, objects: Split = "seen", seed: int = 0) -> Iterator[Question]:
         """Multiple-choice questions whose answer, a letter, stands in the text: `n` of them, letters balanced."""
@@ -240,7 +251,11 @@ def statement_text(rng: random.Random, attribute: str, split: Split) -> str:
 
 def question_text(rng: random.Random, attribute: str, split: Split) -> str:
     """A question frame in a layout that ends in a space and `{y}`, so that the prompt ends before the space."""
-    question = rng.choice(wordings.frames(attribute, "question", split))
+    return in_layout(rng, rng.choice(wordings.frames(attribute, "question", split)))
+
+
+def in_layout(rng: random.Random, question: str) -> str:
+    """A question in a random layout that ends in a space and `{y}`."""
     return rng.choice(wordings.exam_wrappers()).replace("{q}", question[:1].upper() + question[1:])
 
 

@@ -28,8 +28,8 @@ class Sums:
     @staticmethod
     def of(x: Tensor, residual: Tensor, active: Active) -> Sums:
         """Of rows x [n, D] in coordinates whose origin is the mean, their residuals [n, D] and their codes."""
-        sums = [x.new_tensor(len(x)), residual.square().sum(), x.square().sum(), (active.value > 0).sum().to(x.dtype)]
-        return Sums(torch.stack(sums).double())
+        n, on = x.new_tensor(len(x), dtype=torch.float64), (active.value > 0).sum()
+        return Sums(torch.stack([n, residual.norm().double().square(), x.norm().double().square(), on.double()]))
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.values + other.values)

@@ -45,7 +45,7 @@ class SAE(Method):
     batch_size: int = Field(default=4096, ge=1)
     """Rows per step, over all ranks."""
     lr: float | None = Field(default=None, gt=0)
-    """Highest learning rate of Adam; by default it falls with the square root of n_features."""
+    """Highest learning rate of Adam; by default it falls with the square roots of n_features and, beyond 1,000, of n_steps."""
     warmup: float = Field(default=0.05, ge=0, le=1)
     """Share of the steps over which the learning rate rises."""
     decay: float = Field(default=0.5, ge=0, le=1)
@@ -81,7 +81,7 @@ class SAE(Method):
         return Recipe(
             n_steps=n_steps,
             batch_size=self.batch_size,
-            lr=self.lr or default_lr(self.n_features),
+            lr=self.lr or default_lr(self.n_features, n_steps),
             n_warmup=round(self.warmup * n_steps),
             n_decay=round(self.decay * n_steps),
             dead_after=dead_after,
@@ -98,9 +98,13 @@ def default_steps(n_rows: int | None, batch_size: int) -> int:
     return min(20_000, max(1_000, 10 * math.ceil(n_rows / batch_size)))
 
 
-def default_lr(n_features: int) -> float:
-    """Adam's learning rate by width, 1 / sqrt(M) as in Gao et al. 2024 (section A.3) with a larger constant, for shorter runs."""
-    return 1e-3 / math.sqrt(n_features / 2**14)
+def default_lr(n_features: int, n_steps: int) -> float:
+    """Adam's learning rate: falls with the width as 1 / sqrt(M) (Gao et al. 2024, section A.3), and with the length of long runs.
+
+    The constants are the best of sweeps on a small model's residual stream, 512 to 4,096 latents and 300 to 4,000 steps; runs of a
+    hundred thousand steps end near the 2e-4 / sqrt(M / 2^14) of that paper.
+    """
+    return min(2e-2, 2e-3 * math.sqrt(2**14 / n_features) * min(1.0, math.sqrt(1_000 / n_steps)))
 
 
 @dataclass(frozen=True)

@@ -123,32 +123,31 @@ def gradients(c: Tensor, active: Active, weights: Weights, *, size: int, dead: D
         size: what the sum over rows is divided by: the batch's nominal size, so that a last, smaller batch counts for less.
         dead: adds the AuxK loss for these latents.
     """
-    residual, to_row, to_code = _reconstruct(c, active, weights.W_dec, size)
-    m = len(weights.W_enc)
-    order, start = column_order(active.latent, m)
+    residual, along = _reconstruct(c, active, weights.W_dec)
+    to_code = (along * (2 / size)).masked_fill_(active.value <= 0, 0)  # [E] = dL/da, none through the rectifier
+    order, start = column_order(active.latent, len(weights.W_enc))
     row = active.row[order]
-    d_W_dec = bag(to_row, row, start, active.value[order])  # [M, D] = a^T G
+    d_W_dec = bag(residual, row, start, active.value[order] * (2 / size))  # [M, D] = a^T dL/dx_hat
     d_W_enc = bag(c, row, start, to_code[order])  # [M, D] = (dL/da)^T c
     d_b_enc = bag(to_code[:, None], order, start, torch.ones_like(to_code))[:, 0]  # [M] = sum of dL/da
     if dead is not None:
         _add_auxk(Weights(d_W_enc, d_b_enc, d_W_dec, weights.b_dec), c, residual, weights, size=size, dead=dead)
     # b_dec is added to the output and subtracted from the input; the second path is one product of [M] and [M, D].
-    d_b_dec = to_row.sum(0) - d_b_enc @ weights.W_enc  # [D]
+    d_b_dec = residual.sum(0) * (2 / size) - d_b_enc @ weights.W_enc  # [D]
     return Weights(d_W_enc, d_b_enc, d_W_dec, d_b_dec), residual
 
 
-def _reconstruct(c: Tensor, active: Active, W_dec: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x_hat - x [N, D], dL/dx_hat [N, D] and dL/da [E].
+def _reconstruct(c: Tensor, active: Active, W_dec: Tensor) -> tuple[Tensor, Tensor]:
+    """The residual x_hat - x [N, D], and its product [E] with the decoder row of each code.
 
-    Autograd's rule of the embedding bag is the kernel that takes E dot products of rows without gathering them.
+    Autograd's rule for the weights of an embedding bag is the kernel that takes E dot products of rows without gathering them.
     """
     value = active.value.detach().requires_grad_()
     with torch.enable_grad():
         decoded = bag(W_dec, active.latent, active.start, value)  # [N, D] = W_dec^T a
-    residual = decoded.detach() - c  # the two b_dec cancel
-    to_row = residual * (2 / size)  # [N, D]
-    (to_code,) = torch.autograd.grad(decoded, value, to_row)
-    return residual, to_row, to_code.masked_fill_(active.value <= 0, 0)
+    residual = decoded.detach().sub_(c)  # the two b_dec cancel
+    (along,) = torch.autograd.grad(decoded, value, residual)
+    return residual, along
 
 
 def _add_auxk(into: Weights, c: Tensor, residual: Tensor, weights: Weights, *, size: int, dead: Dead) -> None:

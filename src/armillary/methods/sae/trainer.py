@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from armillary.core import distributed
 from armillary.methods.sae.curve import Sums
@@ -66,8 +67,8 @@ class Trainer:
         self.weights, self.selection, self.recipe = weights, selection, recipe
         self.n_steps = 0
         self.silent = torch.zeros(len(weights.b_enc), dtype=torch.int64, device=weights.b_enc.device)  # [M] rows since each latent fired
-        fused = weights.b_enc.device.type in ("cpu", "cuda")
-        self._adam = torch.optim.Adam(weights.tensors(), lr=recipe.lr, fused=fused)
+        self._mean = [torch.zeros_like(part) for part in weights.tensors()]  # Adam's first and second moments
+        self._square = [torch.zeros_like(part) for part in weights.tensors()]
 
     @property
     def dead(self) -> Tensor:
@@ -98,21 +99,39 @@ class Trainer:
         project_off(gradient.W_dec, self.weights.W_dec)
         if self.recipe.clip is not None:
             _clip(gradient, self.recipe.clip)
-        for group in self._adam.param_groups:
-            group["lr"] = self.recipe.lr_at(self.n_steps)
-        for parameter, part in zip(self.weights.tensors(), gradient.tensors(), strict=True):
-            parameter.grad = part
-        self._adam.step()
-        self._adam.zero_grad()
+        self._adam(gradient)
         normalise(self.weights.W_dec)
 
+    def _adam(self, gradient: Weights) -> None:
+        """Kingma & Ba 2015, in one pass over the parameters.
+
+        This is the function behind torch.optim.Adam, whose class would load torch's compiler, a second and 70 MB, at its first step.
+        """
+        parameters = list(self.weights.tensors())
+        device = parameters[0].device
+        adam(
+            parameters,
+            list(gradient.tensors()),
+            self._mean,
+            self._square,
+            max_exp_avg_sqs=[],
+            state_steps=[torch.tensor(float(self.n_steps), device=device) for _ in parameters],
+            fused=device.type in ("cpu", "cuda"),
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.recipe.lr_at(self.n_steps),
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+
     def state(self) -> dict[str, Any]:
-        """Everything the next step depends on, from the first step on."""
-        moments = [self._adam.state[parameter] for parameter in self.weights.tensors()]
+        """Everything the next step depends on."""
         return {
             "weights": list(self.weights.tensors()),
-            "mean": [moment["exp_avg"] for moment in moments],
-            "square": [moment["exp_avg_sq"] for moment in moments],
+            "mean": self._mean,
+            "square": self._square,
             "silent": self.silent,
             "n_steps": self.n_steps,
         }
@@ -121,10 +140,8 @@ class Trainer:
     def resume(state: Mapping[str, Any], selection: Selection, recipe: Recipe, device: torch.device | None = None) -> Trainer:
         """A trainer that goes on from a state to the same bits, where the state's tensors are or on `device`."""
         trainer = Trainer(Weights(*(part.to(device) for part in state["weights"])), selection, recipe)
+        trainer._mean, trainer._square = ([part.to(device) for part in state[name]] for name in ("mean", "square"))
         trainer.silent, trainer.n_steps = state["silent"].to(device), state["n_steps"]
-        for parameter, mean, square in zip(trainer.weights.tensors(), state["mean"], state["square"], strict=True):
-            step = torch.tensor(float(trainer.n_steps), device=device)
-            trainer._adam.state[parameter] = {"step": step, "exp_avg": mean.to(device), "exp_avg_sq": square.to(device)}
         return trainer
 
     def to(self, device: torch.device) -> Trainer:
