@@ -22,11 +22,25 @@ PEERS: dict[str, list[str]] = {
     "sae-lens": ["sae-lens==6.54.12", "transformer-lens<4"],  # TransformerLens 4 removed what sae-lens imports
     "dictionary-learning": ["dictionary-learning==0.1.0"],
     "sparsify": ["eai-sparsify==1.3.3"],
-    "overcomplete": ["overcomplete==0.3.0", "matplotlib<3.9"],  # calls a function that matplotlib 3.9 removed
+    "overcomplete": ["overcomplete==0.3.0"],
     "nnsight": ["nnsight==0.8.1", "transformers>=5,<6"],
 }
-#: Packages that would come along but are replaced by a stub in the rig: only the vision models of the peer need them.
-WITHOUT_DEPENDENCIES = {"overcomplete": ["einops", "numpy", "scikit-learn", "scipy", "tqdm", "pillow", "torch", "opencv-python-headless"]}
+#: Peers installed without what they declare, and what they are given instead: overcomplete asks for the packages of its vision models,
+#: which the rig replaces by stubs, and calls a function that matplotlib 3.9 removed.
+INSTEAD = {
+    "overcomplete": [
+        "einops",
+        "matplotlib<3.9",
+        "numpy",
+        "opencv-python-headless",
+        "pillow",
+        "scikit-image",
+        "scikit-learn",
+        "scipy",
+        "torch",
+        "tqdm",
+    ]
+}
 #: Packages that come along and have to go: the torchvision that pip finds is built for another torch, and breaks every import of
 #: transformers where it is present.
 REMOVED = {"dictionary-learning": ["torchvision"]}
@@ -49,8 +63,8 @@ def python(name: str) -> Path:
 
 def _install(interpreter: Path, name: str) -> None:
     pip = [str(interpreter), "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS)]
-    if name in WITHOUT_DEPENDENCIES:
-        subprocess.run([*pip, *WITHOUT_DEPENDENCIES[name]], check=True)
+    if name in INSTEAD:
+        subprocess.run([*pip, *INSTEAD[name]], check=True)
         pip.append("--no-deps")
     subprocess.run([*pip, *PEERS[name]], check=True)
     if name in REMOVED:

@@ -157,6 +157,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @every_method
 def test_two_ranks_reach_the_objective_of_one(case: Case, fits: dict[str, Decomposition], two_ranks: Path) -> None:
     from armillary.core.artifact import load as load_fit
@@ -176,6 +177,7 @@ def reloaded(fits: dict[str, Decomposition], tmp_path_factory: pytest.TempPathFa
     return folder
 
 
+@pytest.mark.slow
 @every_method
 def test_saved_and_loaded_in_a_new_process_is_bit_equal(case: Case, fits: dict[str, Decomposition], reloaded: Path) -> None:
     fit, found = fits[case.name], load_file(reloaded / f"{case.name}.safetensors")
@@ -184,6 +186,7 @@ def test_saved_and_loaded_in_a_new_process_is_bit_equal(case: Case, fits: dict[s
     assert same_bits(found, tensors(fit))
 
 
+@pytest.mark.slow
 def test_memory_is_flat_in_the_number_of_rows() -> None:
     """200,000 rows of 64 are 51 MB; no method may hold a third of them, nor may the loop."""
     (printed,) = run_workers(("memory",))

@@ -73,6 +73,7 @@ def test_wrapped_encoders_are_kept(change: Any, tmp_path: Path) -> None:
     assert torch.equal(load(fit.save(tmp_path / "fit")).reconstruct(rows()), fit.reconstruct(rows()))
 
 
+@pytest.mark.slow
 def test_a_new_process_reads_the_same_bits(tmp_path: Path) -> None:
     for name, make in FITS.items():
         make().save(tmp_path / name)

@@ -68,6 +68,7 @@ CHECKS = {
 }
 
 
+@pytest.mark.slow
 def test_every_check_is_made(seen: list[dict[str, str]]) -> None:
     assert [list(found) for found in seen] == [list(CHECKS)] * 2
 

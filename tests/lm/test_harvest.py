@@ -211,6 +211,7 @@ def test_a_store_can_lie_at_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         harvest(FakeLM(), TEXTS, SITES, out="memory://bucket/acts", dtype="fp32", **SMALL)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     """Python's and numpy's memory at its peak, for 8,000 and for 40,000 rows."""
     peaks = []
@@ -300,6 +301,7 @@ print(kills)
 """
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLER, str(Path(__file__).parents[1]), str(tmp_path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

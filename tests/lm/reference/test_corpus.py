@@ -57,6 +57,7 @@ def test_modules_become_code_and_prose(library: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_held_out_documents_are_whole_modules() -> None:
     seen, held_out = (list(corpus.real_documents(split)) for split in ("seen", "held_out"))
     assert {d.name.split(":")[0] for d in seen}.isdisjoint(d.name.split(":")[0] for d in held_out)

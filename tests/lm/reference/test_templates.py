@@ -34,6 +34,7 @@ def test_splits_do_not_meet(attribute: str) -> None:
         assert held_out and not seen & held_out
 
 
+@pytest.mark.slow
 def test_held_out_wordings_never_occur_in_training_text() -> None:
     text = "\n".join(document.text.lower() for document in world_documents(11, 4000))
     assert _pattern("Which city is the capital of {x}?").search(text)  # the search finds what is there

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from armillary.core.tokens import Document
 from armillary.errors import MismatchError
 from armillary.lm.reference import data, train
-from armillary.lm.reference.corpus import Document
 from armillary.lm.reference.recipes import RECIPES, Recipe
 from armillary.lm.reference.tokenizer import BOS
 
@@ -25,7 +25,7 @@ TOY = Recipe(
 
 @pytest.fixture(autouse=True)
 def small_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = [Document(f"def f{i}(x):\n    return x + {i}\n" * 20, {}, str(i)) for i in range(10)]
+    real = [Document(f"def f{i}(x):\n    return x + {i}\n" * 20, str(i)) for i in range(10)]
     monkeypatch.setattr(data, "real_documents", lambda split: iter(real))
     monkeypatch.setattr(data, "TOKENIZER_DOCUMENTS", 100)
     monkeypatch.setattr(data, "BLOCK_DOCUMENTS", {"world": 60, "reading": 20})

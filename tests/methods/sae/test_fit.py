@@ -212,6 +212,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
     """5 batches a pass; the last has one row, so that the second rank has none of it."""
     from armillary.core.artifact import load

@@ -3,6 +3,9 @@
 Two halves. *World* documents are written by `writers.py` from the tables; document `i` of a seed depends on nothing but
 (seed, i). *Real* documents are the standard library: each module's source (label `code`), its longer docstrings
 and the language reference topics (`prose`). Hold-out is by module and by topic, so no text is on both sides.
+
+Labels: `source` (world, real), `kind` (fact, story, dialogue, question, mcq, list, code, prose) and `domain` (country, city, ..., or the
+module). Names are unique within their source.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from armillary.core.tokens import Document
 from armillary.lm.reference.reading import write_colours, write_context, write_multiple_choice, write_repeat
 from armillary.lm.reference.templates import Split
 from armillary.lm.reference.world import World
@@ -55,19 +59,6 @@ WRITERS: dict[str, tuple[Writer, str, int]] = {
 }
 
 
-@dataclass(frozen=True)
-class Document:
-    """A text with what is known about it.
-
-    `labels`: `source` (world, real), `kind` (fact, story, dialogue, question, mcq, list, code, prose) and `domain`
-    (country, city, ..., or the module). `name` is unique within its source.
-    """
-
-    text: str
-    labels: dict[str, str]
-    name: str
-
-
 def world_documents(seed: int, n: int, *, start: int = 0, mcq_share: float = 0.25, only: str | None = None) -> Iterator[Document]:
     """Documents `start` to `start + n` of a seed's endless world text.
 
@@ -93,7 +84,7 @@ def _kind(rng: random.Random, mcq_share: float) -> str:
 def _world_document(rng: random.Random, world: World, kind: str, name: str) -> Document:
     write, label, _ = WRITERS[kind]
     text, domain = write(rng, world)
-    return Document(text, {"source": "world", "kind": label, "domain": domain}, name)
+    return Document(text, name, {"source": "world", "kind": label, "domain": domain})
 
 
 def library_files(root: Path | None = None) -> dict[str, Path]:
@@ -126,7 +117,7 @@ def real_documents(split: Split | None = None, *, root: Path | None = None) -> I
             yield from _module_documents(name, path.read_text(encoding="utf-8", errors="replace"))
     for name, text in sorted(_topics().items()):
         if _in_split(name, split):
-            yield Document(text.strip(), {"source": "real", "kind": "prose", "domain": "topics"}, f"topics/{name}")
+            yield Document(text.strip(), f"topics/{name}", {"source": "real", "kind": "prose", "domain": "topics"})
 
 
 def _in_split(name: str, split: Split | None) -> bool:
@@ -142,9 +133,9 @@ def _topics() -> dict[str, str]:
 def _module_documents(name: str, source: str) -> Iterator[Document]:
     domain = name.split("/", maxsplit=1)[0].removesuffix(".py")
     if source.strip():
-        yield Document(source, {"source": "real", "kind": "code", "domain": domain}, name)
+        yield Document(source, name, {"source": "real", "kind": "code", "domain": domain})
     for place, text in _docstrings(source):
-        yield Document(text, {"source": "real", "kind": "prose", "domain": domain}, f"{name}:{place}")
+        yield Document(text, f"{name}:{place}", {"source": "real", "kind": "prose", "domain": domain})
 
 
 def _docstrings(source: str) -> Iterator[tuple[str, str]]:

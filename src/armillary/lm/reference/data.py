@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from armillary.lm.reference.corpus import Document, real_documents, world_documents
+from armillary.core.tokens import Document
+from armillary.lm.reference.corpus import real_documents, world_documents
 from armillary.lm.reference.recipes import Recipe
 from armillary.lm.reference.tokenizer import BOS, train_tokenizer
 

@@ -23,8 +23,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from armillary.core.tokens import Document
 from armillary.lm import reference
-from armillary.lm.reference.corpus import Document, compare_manifest, real_documents, world_documents
+from armillary.lm.reference.corpus import compare_manifest, real_documents, world_documents
 from armillary.lm.reference.ngram import NGram
 from armillary.lm.reference.reading import context_questions
 from armillary.lm.reference.tokenizer import BOS
