@@ -117,10 +117,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-quality", action="store_true", help="speed only")
     parser.add_argument("--only", nargs="*", choices=PEERS, help="these peers only")
+    parser.add_argument(
+        "--shape", nargs=5, type=int, metavar=("D_IN", "D_SAE", "K", "BATCH", "STEPS"), help="another shape, nothing is written"
+    )
     options = parser.parse_args()
     for name in [name for name in PEERS if options.only is not None and name not in options.only]:
         del PEERS[name]
     about, shapes = lab.machine(), SMOKE if options.smoke else FULL
+    if options.shape:
+        shapes = [Shape(*options.shape, lr=4e-3)]
     sections = []
     for i, shape in enumerate(shapes):
         with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +136,7 @@ def main() -> None:
             if i == 0 and not options.no_quality:
                 sections.append(quality(shape, Path(folder), threads=options.threads))
                 print(sections[-1], flush=True)
-    if not options.smoke:
+    if not options.smoke and not options.shape:
         lab.write("sae-training", "TopK SAE training", sections, about)
 
 

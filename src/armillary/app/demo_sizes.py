@@ -14,16 +14,16 @@ from armillary.methods.pca import PCA
 from armillary.methods.sae.topk import TopKSAE
 
 #: What is aimed at where text and time allow it.
-TOKENS, FEATURES, CODES, CLUSTERS, STEPS, BATCH = 120_000, 2_048, 32, 256, 1_200, 2_048
+TOKENS, FEATURES, CODES, CLUSTERS, STEPS, BATCH = 100_000, 2_048, 32, 256, 800, 2_048
 #: A model of so many parameters is read at full length; larger ones get less text, at least `LEAST_TOKENS`.
 PARAMETERS, LEAST_TOKENS = 50_000_000, 20_000
 #: Rows below which nothing worth looking at can be fitted.
 LEAST_ROWS = 64
-#: features * width * steps that a core or two get through in about a minute and a half.
-WORK = 6e9
+#: features * width * steps that two cores get through in about a minute.
+WORK = 1.2e9
 LEAST_STEPS = 150
 #: The loss is measured on one row in so many.
-LOSS_SHARE = 6
+LOSS_SHARE = 12
 
 
 def n_tokens_for(n_parameters: int) -> int:

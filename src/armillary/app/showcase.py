@@ -140,13 +140,14 @@ def _effects(model: Model | None, fit: Decomposition, features: list[int], k: in
 
 
 def _line(window: Window, largest: float) -> Text:
-    """One context on a line, tokens brighter where the feature is stronger, the centre underlined."""
+    """One context on a line, tokens brighter where the feature is stronger, the centre in «marks»."""
     line = Text(f"  {number(window.value):>9}  ", style="dim", no_wrap=True, overflow="ellipsis")
     for i, (token, value) in enumerate(zip(window.tokens, window.activations, strict=True)):
         share = abs(value or 0.0) / (largest or 1.0)
         weight = "bold " if share > 0.5 else ""
         colour = "default" if share <= 0 else "blue" if (value or 0.0) > 0 else "red"
-        line.append(token.replace("\n", "↵"), style=f"{weight}{'underline ' if i == window.centre else ''}{colour} not dim")
+        shown = token.replace("\n", "↵")
+        line.append(f"«{shown}»" if i == window.centre else shown, style=f"{weight}{colour} not dim")
     return line
 
 

@@ -48,13 +48,14 @@ def test_special_tokens(name: str, first: list[int]) -> None:
     assert tokenizer.decode(ids, skip_special_tokens=True) == "Über 3 naïve cats ☃"
 
 
-@pytest.mark.parametrize("name", reference.NAMES)
-def test_generation_runs(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "prompt", "answer"), [("arm-small", "The capital of France is", " Paris"), ("arm-tiny", "The day after Monday is", " Tuesday")]
+)
+def test_generation_runs(name: str, prompt: str, answer: str) -> None:
     model, tokenizer = examinee(name).model, examinee(name).tokenizer
-    inputs = tokenizer("The capital of France is", return_tensors="pt")
     with torch.no_grad():
-        out = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-    assert tokenizer.decode(out[0], skip_special_tokens=True).startswith("The capital of France is Paris")
+        out = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=6, do_sample=False)
+    assert tokenizer.decode(out[0], skip_special_tokens=True).startswith(prompt + answer)
 
 
 def test_arm_small_meets_what_was_asked_of_it() -> None:

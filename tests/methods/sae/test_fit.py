@@ -19,7 +19,7 @@ from armillary.core.rows import Batch, TensorRows, as_rows
 from armillary.core.run import drive
 from armillary.errors import InputError
 from armillary.methods.sae.encoders import TopKEncoder
-from armillary.methods.sae.fit import SAEFit, default_steps
+from armillary.methods.sae.fit import SAEFit, default_lr, default_steps
 from armillary.methods.sae.topk import TopKSAE
 
 D, M, ACTIVE = 32, 64, 3
@@ -141,6 +141,14 @@ def test_default_lengths() -> None:
     recipe = TopKSAE(n_features=2**14, k=32).recipe(10**8, 768)
     assert recipe.n_steps == 20_000 and recipe.auxk == 384 and recipe.dead_after == 20_000 * 4096 // 20
     assert TopKSAE(n_features=8, k=2, auxk=0).recipe(100, 768).auxk == 0
+
+
+def test_default_learning_rates() -> None:
+    assert default_lr(2**14, 1_000) == pytest.approx(2e-3)
+    assert default_lr(2**12, 100) == pytest.approx(4e-3)
+    assert default_lr(2**14, 4_000) == pytest.approx(1e-3)
+    assert default_lr(2**14, 100_000) == pytest.approx(2e-4)
+    assert default_lr(16, 1_000) == pytest.approx(2e-2)
 
 
 # ---------------------------------------------------------------- going on

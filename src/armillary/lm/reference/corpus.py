@@ -52,7 +52,7 @@ WRITERS: dict[str, tuple[Writer, str, int]] = {
     "story": (write_story, "story", 10),
     "list": (write_list, "list", 9),
     "emotions": (write_emotions, "story", 4),
-    "context": (write_context, "question", 15),
+    "context": (write_context, "question", 5),
     "multiple_choice": (write_multiple_choice, "mcq", 0),
     "repeat": (write_repeat, "list", 0),
     "colours": (write_colours, "question", 0),

@@ -14,7 +14,6 @@ from armillary.lm.reference.world import LETTERS, Person, Question, World, multi
 from armillary.lm.reference.writers import FIRST_NAMES, asked, fact, sentence
 
 MARKS = "ABCDEF"
-ADJECTIVES = ("", "", "", "", "old ", "new ", "very small ", "big round ")  # so that the noun's length varies
 LAST_NAMES = words(tables.LAST_NAMES)
 # (before the question, before an option, before the answer); the first six are the standard layout of the examination
 LAYOUTS = (("Question: ", "{}. ", "Answer:"),) * 6 + (
@@ -69,7 +68,7 @@ def write_multiple_choice(rng: random.Random, world: World) -> tuple[str, str]:
 
 
 def _colour_choice(rng: random.Random, world: World, layout: tuple[str, str, str]) -> str:
-    noun = rng.choice(ADJECTIVES) + rng.choice(world.objects)
+    noun = rng.choice(world.objects)
     question = multiple_choice(rng, noun, world.colours, rng.choice(LETTERS))
     if layout == LAYOUTS[0]:
         return question.prompt + question.answer

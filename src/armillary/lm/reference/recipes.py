@@ -40,6 +40,6 @@ class Recipe:
 
 
 RECIPES = {
-    "arm-small": Recipe("arm-small", "llama", 6, 192, 6, 512, 4096, steps=9_100),
+    "arm-small": Recipe("arm-small", "llama", 6, 192, 6, 512, 4096, steps=8_100),
     "arm-tiny": Recipe("arm-tiny", "gpt2", 4, 128, 4, 512, 2048, steps=5_000, shares=(0.3125, 0.4375, 0.25), bare_rows=True),
 }

@@ -2,7 +2,7 @@
 
 The folder holds one checkpoint (weights, AdamW moments and the step, in a single safetensors file replaced atomically), so
 a run that is killed continues to the same bits by the same command. `--steps` may change between runs: the learning rate is
-constant until the last quarter, so a run can be made longer or brought to its end at any time.
+constant until the last fifth, so a run can be made longer or brought to its end at any time.
 The finished model lies in DIR/model, as a Hugging Face folder.
 """
 

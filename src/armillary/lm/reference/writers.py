@@ -13,7 +13,7 @@ from armillary.lm.reference import tables, templates
 from armillary.lm.reference.world import (
     World,
     article,
-    in_layout,
+    question_text,
     words,
 )
 
@@ -39,16 +39,10 @@ def fact(rng: random.Random, world: World, domain: str) -> tuple[str, str, str]:
     return attribute, entity, world.facts[attribute][entity]
 
 
-def wording(rng: random.Random, attribute: str, form: templates.Form) -> str:
-    """A seen wording; every second one is of the attribute's own, which the composed ones outnumber many times."""
-    choose = templates.own_frames if rng.random() < 0.5 else templates.frames
-    return rng.choice(choose(attribute, form, "seen"))
-
-
 def sentence(rng: random.Random, attribute: str, entity: str, value: str) -> str:
     """A statement in a seen wording, one time in five with the answer first."""
     form: templates.Form = "reverse" if rng.random() < 0.2 else "statement"
-    frame = wording(rng, attribute, form)
+    frame = rng.choice(templates.frames(attribute, form, "seen"))
     if rng.random() < 0.25:
         frame = templates.led(rng.choice(templates.leads()), frame)
     return templates.fill(frame, entity, value, article(attribute)) + "."
@@ -56,7 +50,7 @@ def sentence(rng: random.Random, attribute: str, entity: str, value: str) -> str
 
 def asked(rng: random.Random, attribute: str, entity: str) -> str:
     """A question in a seen wording, without its answer."""
-    return templates.fill(wording(rng, attribute, "question"), entity, "")
+    return templates.fill(rng.choice(templates.frames(attribute, "question", "seen")), entity, "")
 
 
 def write_facts(rng: random.Random, world: World) -> tuple[str, str]:
@@ -78,7 +72,7 @@ def write_questions(rng: random.Random, world: World) -> tuple[str, str]:
     parts = []
     for _ in range(rng.randint(2, 7)):
         attribute, entity, value = fact(rng, world, domain if rng.random() < 0.7 else _topic(rng, world))
-        text = layout.replace("{q}", asked(rng, attribute, entity)) if same else in_layout(rng, wording(rng, attribute, "question"))
+        text = layout.replace("{q}", asked(rng, attribute, entity)) if same else question_text(rng, attribute, "seen")
         parts.append(templates.fill(text, entity, value, article(attribute)) + rng.choice((".", "")))
     return rng.choice(("\n", "\n", "\n\n")).join(parts), domain
 
