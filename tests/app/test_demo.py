@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from armillary.app import demo, demo_text
+from armillary.app import demo
 from armillary.core import artifact
+from armillary.lm.reference import texts
 from armillary.studies.quality import fidelity
 
 Run = Any
@@ -177,7 +178,7 @@ def test_the_same_as_a_call(gpt2: Path, text: Path, tmp_path: Path) -> None:
 
 def test_the_default_text_is_half_real_and_half_world_at_any_length() -> None:
     count = {"real": 0, "world": 0}
-    for document in demo_text.documents():
+    for document in texts.reference_texts():
         count[document.labels["source"]] += len(document.text)
-        assert abs(count["real"] - count["world"]) <= demo_text.LONGEST
+        assert abs(count["real"] - count["world"]) <= texts.LONGEST
     assert min(count.values()) > 100_000

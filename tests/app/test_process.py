@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -52,6 +53,13 @@ def test_the_version() -> None:
     from armillary import __version__
 
     assert python("-m", "armillary", "--version").stdout == f"armillary {__version__}\n"
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_someone_says_otherwise(given: dict[str, str], found: str) -> None:
+    code = "import os, sys; from armillary.app.cli import main; sys.argv[1:] = ['--version']; main(); print(os.environ['OMP_WAIT_POLICY'])"
+    clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    assert python("-c", code, env={**clean, **given}).stdout.splitlines()[-1] == found
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

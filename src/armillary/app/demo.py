@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from armillary.app import demo_text, report_page
+from armillary.app import report_page
 from armillary.app.demo_sizes import LOSS_SHARE, Sizes, n_tokens_for
 from armillary.app.report_page import Run, SiteResult
 from armillary.app.showcase import Shown, choose, look
@@ -39,6 +39,7 @@ from armillary.core.texts import OnError, TextFiles
 from armillary.errors import CapabilityError, InputError
 from armillary.lm.harvest import harvest
 from armillary.lm.model import LanguageModel
+from armillary.lm.reference import texts
 from armillary.studies.quality import fidelity
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def run(settings: Settings = Settings(), *, say: Say = lambda line: None) -> Res
     with _claimed(settings) as folder:
         results = _Job(lm, settings, folder, say).results(sites)
         warnings = dict.fromkeys([*_lacks(lm), *remarks, *(warning for result in results for warning in result.warnings)])
-        text = ", ".join(settings.text) if settings.text else demo_text.DESCRIPTION
+        text = ", ".join(settings.text) if settings.text else texts.DESCRIPTION
         whole = Run(
             lm.name, lm.revision, lm.n_layers, text, results, folder, _identity(settings), tuple(warnings), time.monotonic() - began
         )
@@ -159,7 +160,7 @@ class _Job:
     def _texts(self) -> Iterable[Document]:
         settings = self.settings
         if not settings.text:
-            return list(demo_text.documents())
+            return texts.reference_texts()
         return TextFiles(settings.text, on_error=settings.on_error, text_field=settings.text_field)
 
     def _result(self, rows: StoredRows, site: Site) -> SiteResult:
