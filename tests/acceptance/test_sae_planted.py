@@ -1,6 +1,7 @@
 """The quality experiment of the performance note (section 1.3): a planted dictionary, 300 steps of 2,048 rows.
 
-The note's figures: sparsify reaches FVU 0.2174 and MMCS 0.921 with Adam; two runs of one recipe differ by about 2 % in FVU.
+The note's figures: sparsify reaches FVU 0.2174 and MMCS 0.921 with Adam; two runs of one recipe differ by about 2 % in FVU. Seen here
+with the defaults of `TopKSAE` and the note's learning rate: FVU 0.180, MMCS 0.986, every direction above 0.9 (the noise differs a little).
 """
 
 from __future__ import annotations
@@ -40,6 +41,5 @@ def test_a_planted_dictionary_is_recovered_as_well_as_by_the_best_peer() -> None
     residual = held_out - fit.reconstruct(held_out)
     fvu = float(residual.square().sum() / (held_out - held_out.mean(0)).square().sum())
     cosine = (atoms @ torch.nn.functional.normalize(fit.dictionary.atoms, dim=1).T).amax(1)
-    print(f"FVU {fvu:.4f}, MMCS {float(cosine.mean()):.4f}, above 0.9: {float((cosine > 0.9).float().mean()):.4f}")
     assert fvu < 0.2174 * 1.05
     assert cosine.mean() > 0.90

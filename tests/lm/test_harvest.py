@@ -288,12 +288,14 @@ def run(out):
         os._exit(0)
     return child
 
+began = time.monotonic()
 assert os.waitpid(run(sys.argv[2] + "/whole"), 0)[1] == 0
+whole = time.monotonic() - began  # a life lasts a small share of this, however quick the machine is
 rng, kills, status = random.Random(0), 0, 1
 while status != 0:
     child = run(sys.argv[2] + "/killed")
     if kills < 12:
-        time.sleep(rng.uniform(0.01, 0.12))
+        time.sleep(rng.uniform(0.02, 0.15) * whole)
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     kills += status == signal.SIGKILL
@@ -305,7 +307,7 @@ print(kills)
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLER, str(Path(__file__).parents[1]), str(tmp_path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert int(done.stdout) >= 5, done.stderr
+    assert int(done.stdout) >= 3, done.stderr
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
