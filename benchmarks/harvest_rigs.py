@@ -1,5 +1,6 @@
-"""Ways to get the residual stream of one block from token ids: ours, the model's library alone, and nnsight."""
+"""Ways to get the residual stream of one block from token ids: ours, the model's library alone, nnsight, and SAELens's store."""
 
+import tempfile
 from importlib.metadata import version
 
 import numpy as np
@@ -32,6 +33,26 @@ class Armillary:
         span = np.zeros((n * length, 2), np.int64)
         tokens = Tokens(flat, starts, np.full_like(flat, -1), place, span, nothing, ~nothing)
         return self.lm.capture(tokens, [self.site])[self.site]
+
+
+class Harvest(Armillary):
+    """From text to a finished store on the disk: tokenizer, forward passes, rows in bf16, checksums."""
+
+    def __init__(self, model, fast):
+        super().__init__(model, fast)
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        words = Tokenizer(models.WordLevel({str(i): i for i in range(model.config.vocab_size)}, unk_token="0"))
+        words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        self.lm.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+
+    def harvest(self, ids, n):
+        import armillary as arm
+
+        texts = [" ".join(map(str, row)) for row in ids.tolist()] * n
+        with tempfile.TemporaryDirectory() as folder:
+            assert arm.harvest(self.lm, texts, self.site, out=folder, batch_tokens=ids.numel()).n_rows == ids.numel() * n
 
 
 class FullModel:
@@ -79,12 +100,57 @@ class NNsight:
         return out[0] if isinstance(out, tuple) else out
 
 
+class SAELensStore:
+    """The activation store that feeds SAELens's trainer, over a TransformerLens model with the same weights; it does not shuffle here."""
+
+    def __init__(self, model):
+        from transformer_lens import HookedTransformer, HookedTransformerConfig
+        from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
+
+        self.version, c = version("sae-lens"), model.config
+        sizes = {"n_layers": c.n_layer, "d_model": c.n_embd, "n_ctx": c.n_positions, "n_heads": c.n_head, "d_vocab": c.vocab_size}
+        config = HookedTransformerConfig(**sizes, d_head=c.n_embd // c.n_head, act_fn="gelu_new", normalization_type="LN", device="cpu")
+        self.model, self.store = HookedTransformer(config), None
+        weights = convert_gpt2_weights(model, config)
+        self.model.load_and_process_state_dict(weights, fold_ln=False, center_writing_weights=False, center_unembed=False)
+
+    def rows(self, ids):
+        self.store = self.store or self._open(ids)
+        return self.store.get_raw_llm_batch()[0].view(*ids.shape, -1)
+
+    def _open(self, ids):
+        from datasets import Dataset
+        from sae_lens.training.activations_store import ActivationsStore
+
+        n, length = ids.shape
+        return ActivationsStore(
+            self.model,
+            Dataset.from_dict({"tokens": ids}),
+            streaming=False,
+            hook_name=f"blocks.{BLOCK}.hook_resid_post",
+            hook_head_index=None,
+            context_size=length,
+            d_in=self.model.cfg.d_model,
+            n_batches_in_buffer=8,
+            total_training_tokens=1,
+            store_batch_size_prompts=n,
+            train_batch_size_tokens=n * length,
+            prepend_bos=False,
+            normalize_activations="none",
+            device=torch.device("cpu"),
+            dtype="float32",
+        )
+
+
 RIGS = {
     "armillary": lambda model: Armillary(model, fast=False),
     "armillary, fast": lambda model: Armillary(model, fast=True),
+    "armillary, into a store": lambda model: Harvest(model, fast=False),
+    "armillary, fast, into a store": lambda model: Harvest(model, fast=True),
     "transformers, whole model": FullModel,
     "transformers, stopped by hand": Stopped,
     "nnsight, stopped": NNsight,
+    "SAELens's store": SAELensStore,
 }
 
 
@@ -95,6 +161,9 @@ class Session:
         self.ids = torch.randint(50257, (n, length), generator=torch.Generator().manual_seed(1))
 
     def run(self, n):
+        if hasattr(self.rig, "harvest"):
+            self.rig.harvest(self.ids, n)
+            return
         with torch.no_grad():
             for _ in range(n):
                 self.rig.rows(self.ids)

@@ -10,6 +10,7 @@ import datetime
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,7 @@ class Worker:
     def __init__(self, environment: str, module: str, name: str, *, threads: int, settings: Mapping[str, Any]) -> None:
         self.name = name
         variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
+        variables |= {"OMP_WAIT_POLICY": "PASSIVE", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}  # whoever waits its turn sleeps
         command = [str(envs.python(environment)), str(HERE / "worker.py")]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | variables)
         self.version = self._ask({"module": module, "name": name, "threads": threads, "settings": dict(settings)}).value
@@ -75,11 +77,18 @@ class Worker:
         self._process.communicate()
 
 
-def rounds(workers: Sequence[Worker], n_rounds: int, method: str, **arguments: Any) -> dict[str, list[Answer]]:
-    """Call a method `n_rounds` times on every worker, in turn; an untimed call of each comes first."""
+def rounds(workers: Sequence[Worker], n_rounds: int, method: str, before: str = "", **arguments: Any) -> dict[str, list[Answer]]:
+    """Call a method `n_rounds` times on every worker, in turns whose order is drawn anew; an untimed call of each comes first.
+
+    Args:
+        before: a method that is called before each call, untimed.
+    """
     found: dict[str, list[Answer]] = {worker.name: [] for worker in workers}
+    order = random.Random(0)
     for turn in range(n_rounds + 1):
-        for worker in workers:
+        for worker in order.sample(workers, len(workers)):
+            if before:
+                worker(before)
             answer = worker(method, **arguments)
             if turn:
                 found[worker.name].append(answer)

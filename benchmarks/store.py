@@ -15,8 +15,17 @@ RIGS = {
     "armillary int8": "armillary",
     "raw fp32 file": "armillary",
     "Arrow Array2D": "sae-lens",
+    "Arrow Array2D, flushed": "sae-lens",
 }
-COLUMNS = ["store", "write rows/s", "read rows/s in order", "read rows/s shuffled", "bytes per number"]
+COLUMNS = [
+    "store",
+    "write rows/s",
+    "armillary bf16 is faster by",
+    "read rows/s in order",
+    "shuffled",
+    "shuffled / in order",
+    "bytes per number",
+]
 
 
 def main() -> None:
@@ -26,21 +35,26 @@ def main() -> None:
     options = parser.parse_args()
     about = lab.machine()
     size = {"n": 4096 if options.smoke else 131_072, "d": 64 if options.smoke else 512}
-    n_rounds = 1 if options.smoke else 5
+    n_rounds = 1 if options.smoke else 15
     workers = [lab.Worker(place, "store_rigs", name, threads=options.threads, settings=size) for name, place in RIGS.items()]
-    written = lab.rounds(workers, n_rounds, "write")
+    written = lab.rounds(workers, n_rounds, "write", before="remove")
     ordered = lab.rounds(workers, n_rounds, "read", seed=None)
     shuffled = lab.rounds(workers, n_rounds, "read", seed=0)
     rows = []
     for worker in workers:
-        rates = [size["n"] / lab.seconds(found[worker.name]) for found in (written, ordered, shuffled)]
-        rows.append([worker.name, *rates, worker("size").value / (size["n"] * size["d"])])
+        name = worker.name
+        write, read, mixed = (size["n"] / lab.seconds(found[name]) for found in (written, ordered, shuffled))
+        faster, share = lab.ratio(written["armillary bf16"], written[name]), lab.ratio(shuffled[name], ordered[name])
+        rows.append([name, write, f"{faster:.2f} x", read, mixed, f"{share:.2f}", worker("size").value / (size["n"] * size["d"])])
         worker("clear")
         worker.close()
     shown = lab.table(COLUMNS, rows)
     print(shown)
     if not options.smoke:
-        note = "Reading ends with float32 rows in batches of 4,096. Arrow is shuffled by blocks of 128 rows, the others row by row."
+        note = (
+            "Writing: armillary hashes what it writes and flushes it to the disk. Reading ends with float32 rows in batches of 4,096; "
+            "Arrow is shuffled by blocks of 128 rows, the others row by row."
+        )
         lab.write("store", f"Activation store, {size['n']:,} rows of {size['d']}", [note, shown], about)
 
 

@@ -1,5 +1,6 @@
 """Ways to keep rows on disk and read them back: our store, a raw file, and the Arrow table that SAELens caches activations in."""
 
+import os
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -16,15 +17,17 @@ class Store:
     def write(self, folder, x):
         from armillary.core.site import Site
         from armillary.core.store.manifest import Cursor, Manifest, ModelEntry
-        from armillary.core.store.shards import encode
+        from armillary.core.store.shards import DTYPES, encode
         from armillary.core.store.writer import ShardData, StoreWriter, site_entries
         from armillary.core.tokens import Document, Tokens
+        from armillary.lm.harvest import SHARD_BYTES
 
         site = Site("resid_post", 0)
         model = ModelEntry(name="none", revision="", n_layers=1, dtype="float32", tokenizer="")
         header = Manifest(model=model, sites=site_entries({site: x.shape[1]}), dtype=self.dtype, policy={}, versions={})
         writer = StoreWriter.begin(folder, header, resume=False)
-        for number, part in enumerate(x.split(16384)):
+        n_shard = SHARD_BYTES // (x.shape[1] * DTYPES[self.dtype].itemsize)
+        for number, part in enumerate(x.split(n_shard)):
             place, flags = np.arange(len(part)), np.zeros(len(part), bool)
             span = np.stack([place, place + 1], axis=1)
             tokens = Tokens(place, np.array([0, len(part)]), np.full(len(part), number), place, span, flags, ~flags)
@@ -57,19 +60,25 @@ class RawFile:
 
 
 class Arrow:
-    """A `datasets` table of [context, width] float32 blocks, the layout of SAELens's cached activations."""
+    """A `datasets` table of [context, width] float32 blocks, the layout of SAELens's cached activations.
+
+    `datasets` leaves it to the system when bytes reach the disk; with `flush` they are there when writing ends, as ours are.
+    """
 
     context = 128
 
-    def __init__(self):
-        self.version = version("datasets")
+    def __init__(self, flush):
+        self.version, self.flush = version("datasets"), flush
 
     def write(self, folder, x):
         from datasets import Array2D, Dataset, Features
 
         blocks = x.view(-1, self.context, x.shape[1])
         features = Features({"x": Array2D(shape=tuple(blocks.shape[1:]), dtype="float32")})
-        Dataset.from_dict({"x": blocks.numpy()}, features=features).save_to_disk(folder)
+        Dataset.from_dict({"x": blocks}, features=features).save_to_disk(folder)
+        for path in folder.iterdir() if self.flush else ():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
 
     def batches(self, folder, size, seed):
         from datasets import load_from_disk
@@ -85,7 +94,8 @@ RIGS = {
     "armillary fp32": lambda: Store("fp32"),
     "armillary int8": lambda: Store("int8"),
     "raw fp32 file": RawFile,
-    "Arrow Array2D": Arrow,
+    "Arrow Array2D": lambda: Arrow(flush=False),
+    "Arrow Array2D, flushed": lambda: Arrow(flush=True),
 }
 
 
@@ -97,8 +107,10 @@ class Session:
         self.home = Path(tempfile.mkdtemp())
         self.folder = self.home / "rows"
 
-    def write(self):
+    def remove(self):
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def write(self):
         self.rig.write(self.folder, self.x)
 
     def read(self, seed):

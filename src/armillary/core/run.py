@@ -14,6 +14,7 @@ from typing import Any
 
 from armillary.core import distributed
 from armillary.core.artifact import read_state, write_state
+from armillary.core.memory import keep_freed_buffers
 from armillary.core.method import Consumer, Pass
 from armillary.core.progress import Bar, progress
 from armillary.core.rows import Rows, check_finite
@@ -42,6 +43,7 @@ def drive(
         NonFiniteError: the rows hold NaN or infinity.
         TooFewRowsError: there are no rows at all.
     """
+    keep_freed_buffers()
     saved = _Checkpoint(checkpoint, every, consumers, identity)
     resumed_at = saved.load()
     while group := _next_group(consumers):

@@ -41,8 +41,9 @@ from armillary.lm.packing import Block, Harvested, Packing, Start, check_same_te
 Texts = str | Iterable[str] | Iterable[Document]
 #: Windows are no longer than this unless `context` says so: most of what a site holds is decided by the last few hundred tokens.
 DEFAULT_CONTEXT = 512
-#: A shard holds about so many bytes of its widest site, unless `shard_rows` says otherwise.
-SHARD_BYTES = 32 << 20
+#: A shard holds about so many bytes of its widest site, unless `shard_rows` says otherwise. From 32 MiB on, glibc takes fresh pages from
+#: the system for every buffer, which costs as much as writing it.
+SHARD_BYTES = 31 << 20
 #: Rows among which a live stream is shuffled.
 BUFFER_ROWS = 1 << 16
 _PROBE = "The quick brown fox, 1234567890!  Naïve café\n\tdef f(x): return x ** 2  # 数 🙂"
@@ -83,7 +84,7 @@ def harvest(
         exclude_special: leave out tokens the tokenizer added.
         exclude_first: leave out the first so many positions of every window.
         batch_tokens: tokens of one forward pass, padding included.
-        shard_rows: rows of a shard at most, and what an interruption loses at most; None is about 32 MB of the widest site.
+        shard_rows: rows of a shard at most, and what an interruption loses at most; None is about 31 MiB of the widest site.
         n_tokens: stop after so many rows; None reads all text.
         resume: go on where an interrupted harvest into `out` stopped; otherwise `out` must be new.
         on_error: what to do with empty texts and texts that UTF-8 cannot hold: stop, skip, or replace.

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from armillary.core.memory import keep_freed_buffers
 from armillary.core.model import Edit, Key, Texts
 from armillary.core.rows import Rows
 from armillary.core.site import Site, Source
@@ -77,6 +78,7 @@ class LanguageModel:
             self.module, tokenizer = load(Request(self.name, tokenizer, dtype, device, device_map, revision, trust_remote_code))
             self._commit = getattr(self.module.config, "_commit_hash", None)
         self.tokenizer, self._is_fast = tokenizer, fast
+        keep_freed_buffers()
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:

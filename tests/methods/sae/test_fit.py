@@ -144,11 +144,11 @@ def test_default_lengths() -> None:
 
 
 def test_default_learning_rates() -> None:
-    assert default_lr(2**14, 1_000) == pytest.approx(2e-3)
-    assert default_lr(2**12, 100) == pytest.approx(4e-3)
-    assert default_lr(2**14, 4_000) == pytest.approx(1e-3)
-    assert default_lr(2**14, 100_000) == pytest.approx(2e-4)
-    assert default_lr(16, 1_000) == pytest.approx(2e-2)
+    assert default_lr(2**14, 2048, 1_000) == pytest.approx(2.8e-3)
+    assert default_lr(2**12, 2048, 100) == pytest.approx(5.6e-3)
+    assert default_lr(2**14, 8192, 1_000) == pytest.approx(5.6e-3)
+    assert default_lr(2**14, 2048, 4_000) == pytest.approx(1.4e-3)
+    assert default_lr(16, 4096, 1_000) == pytest.approx(2e-2)
 
 
 # ---------------------------------------------------------------- going on

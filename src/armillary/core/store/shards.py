@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def _encoded(columns: Mapping[str, Column]) -> Iterator[memoryview]:
 
 
 def write_chunks(folder: Path, name: str, chunks: Iterable[memoryview | bytes]) -> FileEntry:
-    """Write a file that appears whole or not at all, flushed to the disk, and hash it on the way.
+    """Write a file that appears whole or not at all, flushed to the disk, and hash it in a second thread on the way.
 
     Raises:
         DiskFullError: names the file; nothing of it is left.
@@ -100,10 +101,13 @@ def write_chunks(folder: Path, name: str, chunks: Iterable[memoryview | bytes]) 
     scratch = path.with_name(f".{path.name}.tmp")
     try:
         with writing(path):
-            with open(scratch, "wb") as file:
+            with open(scratch, "wb") as file, ThreadPoolExecutor(1, "armillary-hash") as second:
+                hashed: Future[None] | None = None
                 for chunk in chunks:
+                    if hashed is not None:
+                        hashed.result()  # so that at most two chunks are alive
+                    hashed = second.submit(digest.update, chunk)
                     file.write(chunk)
-                    digest.update(chunk)
                     size += len(chunk)
                 file.flush()
                 os.fsync(file.fileno())
