@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# Two test processes of one thread each: torch's own threads would only get into each other's way.
+# Two test processes of one thread each: torch's own threads would only get into each other's way,
+# and spinning while they wait would cost the other process its core.
 WORKERS ?= 2
+export OMP_WAIT_POLICY ?= PASSIVE
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: help demo test check lint types fast acceptance bench browser docs clean
@@ -46,6 +48,12 @@ bench: $(READY)    ## the benchmarks, against peers in environments of their own
 
 browser:         ## Debian's chromium, for the tests that open a page
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+
+docs: $(READY)     ## the pages and figures that are made from the code
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m armillary.app.cli.reference > docs/reference/cli.md
+	$(BIN)/python docs/reference/make_api.py > docs/reference/api.md
+	$(BIN)/python docs/figures/make.py
 
 format: $(READY)   ## let ruff rewrite
 	$(BIN)/ruff check --fix .

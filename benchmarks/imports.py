@@ -19,6 +19,7 @@ STATEMENTS = {
     "import armillary": "armillary",
     "import armillary; armillary.TopKSAE": "armillary",
     "import armillary; armillary.LanguageModel": "armillary",
+    "armillary --help": "armillary",
     "import torch": "armillary",
     "import sae_lens": "sae-lens",
     "import transformer_lens": "sae-lens",
@@ -26,6 +27,12 @@ STATEMENTS = {
     "import sparsify": "sparsify",
     "import nnsight": "nnsight",
 }
+#: What a statement that is no Python stands for.
+HELP = """import contextlib, armillary.app.cli
+sys.argv[1:] = ["--help"]
+with contextlib.suppress(SystemExit):
+    armillary.app.cli.main()"""
+CODE = {"armillary --help": HELP}
 PROBE = """
 import json, resource, sys, time
 wall = time.perf_counter()
@@ -38,7 +45,7 @@ sys.stderr.write(chr(10) + json.dumps(taken))
 
 def measure(statement: str, environment: str, n: int) -> Sequence[Any]:
     """[statement, best wall seconds, best CPU seconds of the process, modules, MB]."""
-    command = [str(envs.python(environment)), "-c", PROBE.format(statement=statement)]
+    command = [str(envs.python(environment)), "-c", PROBE.format(statement=CODE.get(statement, statement))]
     runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(n)]
     taken = [json.loads(run.stderr.splitlines()[-1]) for run in runs]
     return [statement, min(run[0] for run in taken), min(run[1] for run in taken), taken[0][2], min(run[3] for run in taken)]

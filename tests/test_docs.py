@@ -53,3 +53,11 @@ def test_the_changelog_speaks_of_this_version() -> None:
     text = (ROOT / "CHANGELOG.md").read_text()
     assert "[Unreleased]" in text or f"[{armillary.__version__}]" in text
     assert f'version = "{armillary.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_python_reference_is_current() -> None:
+    import runpy
+
+    page = ROOT / "docs" / "reference" / "api.md"
+    made = runpy.run_path(str(page.with_name("make_api.py")))["markdown"]()
+    assert page.read_text(encoding="utf-8") == made, "run: python docs/reference/make_api.py > docs/reference/api.md"

@@ -76,6 +76,22 @@ def test_study_finds_rows_and_model_in_the_provenance(run: Run, sae: Path, tmp_p
     assert "<!doctype html>" in (tmp_path / "report.html").read_text()[:100]
 
 
+def test_what_a_fit_has_held_out_is_what_a_study_measures_on(run: Run, acts: Path, tmp_path: Path) -> None:
+    options = ["--site", "resid_post.1", "--out", tmp_path / "pca", "--n-components", 3, "--held-out", 0.25]
+    assert run("fit", "pca", acts, *options).code == 0
+    fitted, held_out = activations.open(acts)["resid_post.1"].split(0.75)
+    answer = run("study", "fidelity", tmp_path / "pca", "--n-bootstrap", 100, "--no-loss", "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["report"]["estimates"]["fvu"]["n"] == held_out.n_rows
+    assert artifact.load(tmp_path / "pca").provenance["n_rows"] == fitted.n_rows
+
+
+@pytest.mark.parametrize("share", [1, -0.5])
+def test_a_share_that_leaves_nothing_is_refused(run: Run, acts: Path, tmp_path: Path, share: float) -> None:
+    answer = run("fit", "pca", acts, "--site", "resid_post.1", "--out", tmp_path / "pca", "--held-out", share)
+    assert (answer.code, answer.err.strip()) == (2, f"error: --held-out is a share from 0 up to 1, got {share}; try 0.2")
+
+
 def test_study_of_several_fits_puts_them_side_by_side(run: Run, sae: Path, acts: Path, tmp_path: Path) -> None:
     assert run("fit", "pca", acts, "--site", "resid_post.1", "--out", tmp_path / "pca", "--n-components", 3).code == 0
     answer = run("study", "fidelity", sae, tmp_path / "pca", "--no-loss", "--n-bootstrap", 100, "--json")

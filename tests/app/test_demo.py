@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from armillary.app import demo
-from armillary.core import artifact
+from armillary.core import activations, artifact
 from armillary.lm.reference import texts
 from armillary.studies.quality import fidelity
 
@@ -61,6 +61,18 @@ def test_the_page_tells_what_was_done_and_what_falls_short(done: tuple[Any, Path
     assert "Features at resid_post.1" in titles and "Where this falls short" in titles and "How it was made" in titles
     for words in ("TopK SAE", "k-means", "PCA", "variance explained", "extra loss", "tales.jsonl", "so the fits are small", "Promoted"):
         assert words in page, words
+
+
+@pytest.mark.slow
+def test_one_long_text_is_fitted_and_measured_in_different_windows(run: Run, gpt2: Path, text: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text(" ".join(json.loads(line)["text"] for line in text.read_text().splitlines()) * 12)
+    answer = run("demo", "--model", gpt2, "--text", tmp_path / "long.txt", "--out", tmp_path / "run", "--site", "embed")
+    assert answer.code == 0, answer.err
+    seen = artifact.load(tmp_path / "run" / "pca-embed").provenance
+    n = activations.open(tmp_path / "run" / "acts").n_rows
+    report = json.loads((tmp_path / "run" / "reports" / "fidelity-embed.json").read_text())
+    assert report["estimates"]["pca: fvu"]["n"] == n - seen["n_rows"] > 0
+    assert "kept from the fits" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_every_method_has_its_strongest_and_its_random_features(done: tuple[Any, Path]) -> None:

@@ -80,8 +80,8 @@ def test_help_lists_every_field_with_its_description_and_default(capsys: pytest.
     ("arguments", "message"),
     [
         (("x", "--n-features", "3", "--fractoin", "1"), "unknown option '--fractoin'. Did you mean '--fraction'"),
-        (("x", "--n-features", "many"), "option 'n_features' of Shape: Input should be a valid integer"),
-        (("x", "--n-features", "3", "--mode", "c"), "option 'mode' of Shape: Input should be 'a' or 'b', got 'c'"),
+        (("x", "--n-features", "many"), "option 'n_features' of Shape: should be a valid integer"),
+        (("x", "--n-features", "3", "--mode", "c"), "option 'mode' of Shape: should be 'a' or 'b', got 'c'"),
         (("x",), "missing option '--n-features'"),
         (("--n-features", "3"), "missing argument 'ACTS'"),
     ],

@@ -34,15 +34,6 @@ def test_help_imports_nothing_heavy() -> None:
     assert modules & HEAVY == set()
 
 
-def test_help_takes_less_than_half_a_second_of_processor_time() -> None:
-    timed = (
-        "import resource, subprocess, sys; "
-        "subprocess.run([sys.executable, '-m', 'armillary', '--help'], stdout=subprocess.DEVNULL, check=True); "
-    )
-    usage = "u = resource.getrusage(resource.RUSAGE_CHILDREN); print(u.ru_utime + u.ru_stime)"
-    assert float(python("-c", timed + usage).stdout) < 0.5
-
-
 def test_help_names_every_command() -> None:
     text = python("-m", "armillary", "--help").stdout
     assert [name for name in ("demo", "harvest", "fit", "study", "inspect", "plan", "verify") if f"  {name} " not in text] == []

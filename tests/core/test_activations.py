@@ -362,3 +362,56 @@ def test_no_store_comes_with_the_nearest_name(tmp_path: Path) -> None:
     build(tmp_path / "acts")
     with pytest.raises(InputError, match=r"no activations at '.*/act' \(did you mean '.*/acts'\?\)"):
         store.open(tmp_path / "act")
+
+
+# ---------------------------------------------------------------- parts
+
+
+def test_a_split_falls_between_texts(tmp_path: Path) -> None:
+    rows = build(tmp_path / "s", "fp32")[A]
+    for share, n in ((0.6, 88), (0.1, 50), (0.99, 88)):
+        first, rest = rows.split(share)
+        assert (first.n_rows, rest.n_rows) == (n, N - n)
+        assert set(first.tokens.document) & set(rest.tokens.document) == {-1}
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_a_part_reads_its_rows_and_no_other(tmp_path: Path, seed: int | None) -> None:
+    whole = values(6)
+    for part, low in zip(build(tmp_path / "s", "fp32")[A].split(0.6), (0, 88), strict=True):
+        seen = list(part.batches(16, seed=seed))
+        index = np.concatenate([batch.row for batch in seen])
+        assert sorted(index) == list(range(part.n_rows))
+        assert torch.equal(torch.cat([batch.x for batch in seen]), whole[low + index])
+        assert torch.equal(part.read(np.array([0, part.n_rows - 1])), whole[[low, low + part.n_rows - 1]])
+        assert part.record["windows"] == ([0, 3] if low == 0 else [3, 4])
+        assert part.tokens.n_rows == part.n_rows
+
+
+def test_a_part_can_be_split_again(tmp_path: Path) -> None:
+    first, _ = build(tmp_path / "s", "fp32")[A].split(0.6)
+    one, two = first.split(0.5)
+    assert (one.n_rows, two.n_rows) == (50, 38)
+    assert torch.equal(two.read(np.arange(38)), values(6)[50:88])
+
+
+def test_a_single_window_is_not_split(tmp_path: Path) -> None:
+    first, _ = build(tmp_path / "s", "fp32")[A].split(0.1)
+    with pytest.raises(InputError, match="single window"):
+        first.split()
+    with pytest.raises(InputError, match=r"share must be between 0 and 1, got 1\.5"):
+        first.split(1.5)
+
+
+def test_indices_that_are_no_rows_are_refused(tmp_path: Path) -> None:
+    rows = build(tmp_path / "s")[A]
+    for bad in (-1, N):
+        with pytest.raises(InputError, match=f"row {bad} is not one of the {N} rows"):
+            rows.read(np.array([0, bad]))
+    assert rows.read(np.zeros(0, np.int64)).shape == (0, 6)
+
+
+def test_a_harvest_is_a_mapping(tmp_path: Path) -> None:
+    acts = build(tmp_path / "s")
+    assert acts.get("nonsense") is None and acts.get("resid_post.1") is acts[A]
+    assert "nonsense" not in acts and "resid_post.99" not in acts and "resid_post.1" in acts

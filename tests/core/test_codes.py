@@ -83,3 +83,8 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         Codes(value, torch.zeros(4, 1, dtype=torch.int64), no_base(value), 3)
     with pytest.raises(ShapeError, match="base of 3 rows"):
         Codes(value, None, torch.ones(3, 0), 2)
+
+
+def test_a_column_may_be_asked_for_twice() -> None:
+    codes = sparse_codes(torch.tensor([[2.0, 3.0]]), torch.tensor([[1, 3]]), 5)
+    assert codes.columns([3, 3, 0, 1]).tolist() == [[3.0, 3.0, 0.0, 2.0]] == codes.dense()[:, [3, 3, 0, 1]].tolist()

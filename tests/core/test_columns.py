@@ -56,3 +56,15 @@ def test_a_transcoder() -> None:
 def test_rows_that_do_not_hold_the_input() -> None:
     with pytest.raises(ShapeError, match=r"reads 3 columns, but the rows hold resid_post\.0 \(2\); harvest resid_post\.1 \(3\) too"):
         columns_for(fit(((B, 3),), ((B, 3),)), ((A, 2),))
+
+
+def test_rows_of_another_site_are_refused_even_if_they_are_as_wide() -> None:
+    ours, other = Source("m", "r", Site("resid_post", 1)), Source("m", "r", Site("resid_post", 3))
+    with pytest.raises(ShapeError, match=r"resid_post\.3 \(6\); harvest resid_post\.1"):
+        columns_for(fit(((ours, 6),), ((ours, 6),)), ((other, 6),))
+
+
+def test_a_transcoder_without_its_target_is_not_scored_on_its_input() -> None:
+    read, write, other = (Source("m", "r", Site(kind, 1)) for kind in ("mlp_in", "mlp_out", "resid_post"))
+    found = columns_for(fit(((read, 6),), ((write, 6),)), ((other, 6), (read, 6)))
+    assert found == (slice(6, 12), None)

@@ -62,10 +62,10 @@ def test_a_missing_option_is_named_with_its_help() -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"n_features": 0}, "option 'n_features' of Sample: Input should be greater than or equal to 1, got 0"),
-        ({"n_features": "many"}, "option 'n_features' of Sample: Input should be a valid integer"),
-        ({"n_features": 3, "kind": "sof"}, "option 'kind' of Sample: Input should be 'soft' or 'hard', got 'sof'"),
-        ({"n_features": 3, "share": 1.5}, "option 'share' of Sample: Input should be less than 1, got 1.5"),
+        ({"n_features": 0}, "option 'n_features' of Sample: should be greater than or equal to 1, got 0"),
+        ({"n_features": "many"}, "option 'n_features' of Sample: should be a valid integer"),
+        ({"n_features": 3, "kind": "sof"}, "option 'kind' of Sample: should be 'soft' or 'hard', got 'sof'"),
+        ({"n_features": 3, "share": 1.5}, "option 'share' of Sample: should be less than 1, got 1.5"),
         ({"n_features": 20, "kind": "hard"}, "option 'options' of Sample: hard needs at most 10 features"),
     ],
 )

@@ -263,3 +263,8 @@ def test_a_fit_carried_through_a_projection_is_edited_where_it_writes() -> None:
     after = Ablate(OUT, fit, (1, 2, 3))(written, at(read={SITE: hidden}.__getitem__))
     lost = sparse().part(sparse().encode(hidden.reshape(-1, D).double()), [1, 2, 3]) @ readout
     assert torch.allclose(after[0].double(), (written - lost.reshape(B, T, 4))[0], atol=1e-4)
+
+
+def test_a_site_may_be_spelled() -> None:
+    edit = Add("blocks.3.hook_resid_post", torch.zeros(4))
+    assert edit.writes == Site("resid_post", 3)

@@ -86,3 +86,8 @@ def _gradient(encoder: Encoder, x: Tensor) -> Tensor:
     encoder.encode(leaf).value.square().sum().backward()
     assert leaf.grad is not None
     return leaf.grad
+
+
+def test_nearest_centroids_in_half_precision_do_not_overflow() -> None:
+    centroids = torch.randn(5, 64, generator=torch.Generator().manual_seed(0)) * 60
+    assert nearest_centroid(centroids.half(), centroids.half()).tolist() == [0, 1, 2, 3, 4]

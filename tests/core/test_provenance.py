@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -22,11 +23,13 @@ def test_versions_are_those_that_run() -> None:
 
 def test_rows_of_a_known_source_name_model_revision_and_site() -> None:
     rows = TensorRows(torch.ones(3, 2), source=Source("arm-small", "abc", Site("mlp_act", 2)))
-    assert of_rows(rows) == {"n_rows": 3, "model": "arm-small", "revision": "abc", "sites": ["mlp_act.2"], "dtype": "torch.float32"}
+    data = {"dtype": "torch.float32", "data_sha256": hashlib.sha256(np.ones((3, 2), np.float32).tobytes()).hexdigest()}
+    assert of_rows(rows) == {"n_rows": 3, "model": "arm-small", "revision": "abc", "sites": ["mlp_act.2"], **data}
 
 
 def test_rows_of_unknown_source_say_what_is_known() -> None:
-    assert of_rows(TensorRows(np.ones((3, 2)))) == {"n_rows": 3, "dtype": "torch.float64"}
+    found = of_rows(TensorRows(np.ones((3, 2))))
+    assert found == {"n_rows": 3, "dtype": "torch.float64", "data_sha256": hashlib.sha256(np.ones((3, 2)).tobytes()).hexdigest()}
 
 
 def test_the_record_is_plain_json() -> None:

@@ -344,3 +344,10 @@ def test_terminal_hides_columns_and_rows_that_do_not_fit() -> None:
 
 def test_terminal_takes_brackets_as_text() -> None:
     assert "[bold]x[/bold]" in printed(Report("[bold]x[/bold]", warnings=["[red]"], notes=["[/]"]), 80)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_no_number_can_be_shown(value: float) -> None:
+    report = Report("broken", {"x": Estimate(value, null=0.0, ceiling=1.0, better="higher")})
+    report.show()
+    assert "broken" in report_page(report)

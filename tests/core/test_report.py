@@ -111,7 +111,7 @@ def test_saved_by_its_extension(suffix: str, sign: str, tmp_path: Path) -> None:
 
 def test_saving_overwrites_nothing_and_knows_three_extensions(tmp_path: Path) -> None:
     sample().save(tmp_path / "report.json")
-    with pytest.raises(OutputExistsError, match=r"report.json-2"):
+    with pytest.raises(OutputExistsError, match=r"report-2.json"):
         sample().save(tmp_path / "report.json")
     with pytest.raises(InputError, match=r"\.html, \.json or \.md, got 'report.pdf'; try 'report.html'"):
         sample().save(tmp_path / "report.pdf")

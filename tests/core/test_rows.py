@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -131,3 +133,9 @@ def test_non_finite_rows_are_named(value: float) -> None:
 
 def test_large_but_finite_rows_pass() -> None:
     check_finite(Batch(torch.full((4, 4), 3e38), np.arange(4)))
+
+
+@pytest.mark.parametrize(("data", "words"), [({}, "choose a site"), ("runs/acts", "armillary.open")])
+def test_what_holds_rows_but_is_none_is_refused(data: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        as_rows(data)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import armillary as arm
 from armillary.core import run
 from armillary.core.artifact import read_state
 from armillary.core.method import Consumer, Pass
@@ -285,3 +286,26 @@ def test_checkpoints_are_written_only_when_due(tmp_path: Path, monkeypatch: pyte
 
     drive([Slow(Pass(2))], TensorRows(x()), checkpoint=tmp_path / "c", every=60.0)
     assert written == [3, 6, 9, 12]
+
+
+def test_a_checkpoint_of_other_data_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Same shape, same settings, other numbers: an interrupted fit of the one must not become a fit of the other."""
+    draw = torch.Generator().manual_seed(0)
+    first, other = torch.randn(400, 3, generator=draw) + 100, torch.randn(400, 3, generator=draw)
+    method = arm.KMeans(n_features=2)
+
+    class Stopping(TensorRows):
+        n_seen = 0
+
+        def batches(self, size: int, **order: Any) -> Iterator[Batch]:
+            for batch in super().batches(size, **order):
+                Stopping.n_seen += 1
+                if Stopping.n_seen > 1:
+                    signal.raise_signal(signal.SIGINT)
+                yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        method.fit(Stopping(first), checkpoint=tmp_path / "c")
+    assert (tmp_path / "c").exists()
+    with pytest.raises(MismatchError):
+        method.fit(other, checkpoint=tmp_path / "c")

@@ -237,3 +237,8 @@ def test_matched_draws_among_ties_and_from_too_small_a_pool() -> None:
     assert (matched_draws(same, n_samples=40, n_nearest=5) != np.arange(30)).all()
     with pytest.raises(InputError, match="n_nearest=29"):
         matched_draws(same, n_nearest=30)
+
+
+def test_an_undefined_statistic_has_an_undefined_p() -> None:
+    null = np.array([[1.0, 2.0, np.nan], [0.5, 1.0, 3.0]])
+    assert np.isnan(permutation_p([np.nan, 1.0, 1.0], null)).tolist() == [True, False, True]

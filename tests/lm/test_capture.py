@@ -224,3 +224,85 @@ def test_gradients_reach_what_an_edit_holds() -> None:
 def test_the_dtype_is_kept() -> None:
     model = tiny_model("llama").to(torch.bfloat16)
     assert LanguageModel(model, tiny_tokenizer()).capture("abc", ["mlp_act.0"])["mlp_act.0"].dtype == torch.bfloat16
+
+
+def test_a_branch_that_the_block_scales_is_what_is_added() -> None:
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4}
+    lm = LanguageModel(GraniteForCausalLM(GraniteConfig(vocab_size=50, residual_multiplier=0.22, **sizes)).eval())
+    tokens = arm.Tokens.of_ids([[1, 2, 3, 4]])
+    found = lm.capture(tokens, ["resid_pre.1", "attn_out.1", "resid_mid.1", "mlp_out.1", "resid_post.1"])
+    torch.testing.assert_close(found["resid_pre.1"] + found["attn_out.1"], found["resid_mid.1"])
+    torch.testing.assert_close(found["resid_mid.1"] + found["mlp_out.1"], found["resid_post.1"])
+    push = torch.ones(32)
+    added = [lm.logits(tokens, edits=[Add(site, push)]) for site in ("mlp_out.1", "resid_post.1")]
+    torch.testing.assert_close(added[0], added[1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_post_norm_block_under_other_names() -> None:
+    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+    torch.manual_seed(0)
+    model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=50, n_embd=32, n_layer=2, n_head=4)).eval()
+    tokens, lm = arm.Tokens.of_ids([[1, 2, 3, 4]]), LanguageModel(model)
+    found = lm.capture(tokens, ["resid_mid.1", "path:transformer.h.1.ln_1.output"])
+    assert torch.equal(found["resid_mid.1"], found["path:transformer.h.1.ln_1.output"])
+    last = lm.capture(tokens, ["resid_post.1"])["resid_post.1"]
+    torch.testing.assert_close(lm.unembed(last), lm.logits(tokens))
+
+
+def test_a_model_with_both_halves_is_refused() -> None:
+    from transformers import BartConfig, BartModel
+
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    bart = BartModel(BartConfig(vocab_size=50, d_model=16, encoder_attention_heads=2, decoder_attention_heads=2, **sizes))
+    with pytest.raises(CapabilityError, match="pass one half"):
+        LanguageModel(bart)
+    assert LanguageModel(bart.encoder).capture(arm.Tokens.of_ids([[1, 2]]), ["resid_post.0"])["resid_post.0"].shape == (1, 2, 16)
+
+
+def test_padding_outside_the_vocabulary_is_no_trouble() -> None:
+    lm = tiny_lm("gpt2")
+    alone = lm.capture(TEXTS[0], ["resid_post.1"])["resid_post.1"][0]
+    lm.tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    together = lm.capture(TEXTS, ["resid_post.1"])["resid_post.1"][0, : len(alone)]
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert len(lm.generate(list(TEXTS), max_new_tokens=2)) == len(TEXTS)
+
+
+@pytest.mark.parametrize(("ids", "words"), [([[-1, 2]], "negative"), ([[]], "empty"), ([], "no sequence"), ([[5, 10**6]], "outside")])
+def test_ids_that_cannot_be_read_are_refused(ids: list[list[int]], words: str) -> None:
+    lm = tiny_lm("gpt2")
+    with pytest.raises(InputError, match=words):
+        lm.logits(arm.Tokens.of_ids(ids))
+    if ids:
+        with pytest.raises(InputError, match=words):
+            lm.generate(arm.Tokens.of_ids(ids))
+
+
+def test_a_plain_module_may_have_settings_of_its_own() -> None:
+    class Plain(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = {"width": 8}
+            self.table = torch.nn.Embedding(10, 8)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.table(ids)
+
+    lm = LanguageModel(Plain())
+    assert lm.capture(arm.Tokens.of_ids([[1, 2]]), ["embed"])["embed"].shape == (1, 2, 8)
+    with pytest.raises(CapabilityError, match="no Hugging Face model"):
+        lm.randomized()
+
+
+def test_fast_follows_weights_that_are_changed_in_place() -> None:
+    model = tiny_model("gpt2")
+    fast, plain_lm = LanguageModel(model, fast=True), LanguageModel(model)
+    tokens = arm.Tokens.of_ids([[1, 2, 3]])
+    fast.logits(tokens)
+    with torch.no_grad():
+        model.transformer.h[0].mlp.c_fc.weight.mul_(3)
+    torch.testing.assert_close(fast.logits(tokens), plain_lm.logits(tokens), rtol=1e-4, atol=1e-5)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import armillary as arm
 from armillary.core.edits import Add, Interchange
 from armillary.core.model import At
+from armillary.core.tokens import Tokens
 from armillary.errors import InputError
 from armillary.lm.model import LanguageModel
 from support import ARCHITECTURES, NAMED, WIDTH, tiny_lm, tiny_model, tiny_tokenizer
@@ -154,3 +157,21 @@ def test_a_continuation_ends_before_the_end_of_text() -> None:
     ended = lm.generate(PROMPTS, max_new_tokens=8)
     assert ended[0].ids == ids[0].ids[: ids[0].ids.index(stop)]
     assert ended[1].ids == (ids[1].ids[: ids[1].ids.index(stop)] if stop in ids[1].ids else ids[1].ids)
+
+
+def test_a_recurrent_model_without_keys_generates() -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    lm = LanguageModel(MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4)).eval())
+    tokens = Tokens.of_ids([[1, 2, 3]])
+    with_cache, without = (lm.generate(tokens, max_new_tokens=4, use_cache=use)[0].ids for use in (True, False))
+    assert with_cache == without and len(with_cache) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"max_new_tokens": 0}, "at least 1, got 0"), ({"temperature": float("nan")}, "temperature")]
+)
+def test_settings_that_make_no_sense(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        tiny_lm("gpt2").generate("a", **settings)

@@ -472,3 +472,41 @@ def test_live_rows_refuse_what_a_store_refuses() -> None:
 def test_live_rows_can_be_fitted_to_in_memory() -> None:
     x = torch.cat([batch.x for batch in live().batches(100)])
     assert TensorRows(x).n_rows == live().n_rows
+
+
+def test_a_harvest_that_was_stopped_on_its_way_to_the_url_is_sent_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import armillary.lm.harvest as module
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "push", stop)
+        harvest(FakeLM(), TEXTS, SITES, out="memory://late/acts", **SMALL)
+    with pytest.raises(InputError):
+        store.pull("memory://late/acts") and store.open("memory://late/nothing")
+    harvest(FakeLM(), TEXTS, SITES, out="memory://late/acts", **SMALL)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    store.open("memory://late/acts").verify()
+
+
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_mirror_that_was_cut_short_heals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = harvest(FakeLM(), TEXTS, SITES, out="memory://torn/acts", **SMALL)
+    (found.path / "tokens.safetensors").write_bytes(b"cut")
+    store.open("memory://torn/acts").verify()
+    (found.path / "manifest.json").write_text("{")
+    store.open("memory://torn/acts").verify()
+
+
+def test_texts_whose_every_token_is_excluded_give_no_store(tmp_path: Path) -> None:
+    for _ in range(2):  # the second time goes on where the first one stopped
+        with pytest.raises(TextError, match="no rows"):
+            harvest(FakeLM(), ["a", "b"], "resid_post.0", out=tmp_path / "s", context=4, exclude_first=3)
+
+
+def test_live_rows_refuse_texts_that_can_be_read_once_only() -> None:
+    with pytest.raises(InputError, match="read once only"):
+        LiveRows(FakeLM(), iter(TEXTS), SITES)

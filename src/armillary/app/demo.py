@@ -14,7 +14,6 @@ A run that was interrupted goes on when it is started again with the same settin
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from armillary.app import report_page
-from armillary.app.demo_sizes import LOSS_SHARE, Sizes, n_tokens_for
+from armillary.app.demo_sizes import LEAST_HELD_OUT, LOSS_SHARE, Sizes, n_tokens_for
 from armillary.app.report_page import Run, SiteResult
 from armillary.app.showcase import Shown, choose, look
 from armillary.app.subjects import model_name
@@ -60,13 +59,13 @@ class Settings(Config):
     model: str = "arm-small"
     """A model's name on the Hugging Face hub, a folder, or arm-small or arm-tiny, which ship with the package."""
     text: tuple[str, ...] = ()
-    """Files, folders, - for stdin, or datasets:NAME; without any, standard-library text and a made-up world."""
+    """Files, folders, - for stdin, or datasets:NAME; without any, the standard library and a small world of facts."""
     out: str | None = None
     """Run folder; without it a new runs/demo-<n>. An unfinished run of the same settings goes on."""
     site: tuple[str, ...] = ()
     """Places in the model; without any, resid_post and mlp_act of the middle layer."""
     tokens: int | None = Field(None, ge=1)
-    """Tokens to read; without it 120,000, fewer for large models."""
+    """Tokens to read; without it 100,000, fewer for large models."""
     seed: int = Field(0, ge=0)
     """Same seed, same bits."""
     on_error: OnError = "stop"
@@ -165,14 +164,16 @@ class _Job:
 
     def _result(self, rows: StoredRows, site: Site) -> SiteResult:
         """Everything at one site: fits, their report, and the features to show."""
-        sizes, slug = Sizes.of(rows.n_rows, rows.layout[0][1]), re.sub(r"[^\w.-]+", "_", str(site))
-        fits = {name: self._fit(f"{name}-{slug}", method, rows) for name, method in sizes.methods().items()}
+        name_of = report_page.slug(site)
+        fitted, held_out = _parted(rows)
+        sizes = Sizes.of(fitted.n_rows, rows.layout[0][1])
+        fits = {name: self._fit(f"{name}-{name_of}", method, fitted) for name, method in sizes.methods().items()}
         self.say(f"measuring fidelity at {site}")
-        report = self._study(rows, fits)
-        _save_report(report, self.folder / REPORTS / f"fidelity-{slug}.json")
+        report = self._study(held_out or rows, fits)
+        _save_report(report, self.folder / REPORTS / f"fidelity-{name_of}.json")
         self.say(f"looking at features at {site}")
         shown = {name: self._shown(fit, rows, report.tables[f"{name}: features"]) for name, fit in fits.items()}
-        return SiteResult(site, rows, fits, report, shown, sizes, tuple(filter(None, [sizes.remark(rows.n_rows)])))
+        return SiteResult(site, rows, held_out, fits, report, shown, sizes, tuple(filter(None, [sizes.remark(rows.n_rows)])))
 
     def _fit(self, name: str, method: Method, rows: StoredRows) -> Decomposition:
         """The fit, made now or by the run that is gone on with."""
@@ -192,6 +193,14 @@ class _Job:
     def _shown(self, fit: Decomposition, rows: StoredRows, table: Mapping[str, Sequence[Any]]) -> list[Shown]:
         seed, model = self.settings.seed, self.lm if self.lm.has_logits else None
         return look(fit, rows, choose(table, seed=seed), model=model, seed=seed)
+
+
+def _parted(rows: StoredRows) -> tuple[StoredRows, StoredRows | None]:
+    """Rows to fit, and rows of other texts to measure on where there are enough of both."""
+    if rows.n_rows < LEAST_HELD_OUT * 5 or rows.tokens.n_sequences == 1:
+        return rows, None
+    fitted, held_out = rows.split(0.8)
+    return (fitted, held_out) if min(fitted.n_rows, held_out.n_rows) >= LEAST_HELD_OUT else (rows, None)
 
 
 def _save_report(report: Report, path: Path) -> None:
@@ -221,9 +230,10 @@ def _claimed(settings: Settings) -> Iterator[Path]:
         yield folder
     except InputError:
         if is_new:
-            shutil.rmtree(folder)
-            if was_there:
-                folder.mkdir()
+            for path in list(folder.iterdir()):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not was_there:
+                folder.rmdir()
         raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"what is done is kept in '{folder}'; the same command with --out {folder} goes on from there") from None
@@ -242,8 +252,11 @@ def _is_unfinished(folder: Path, settings: Settings) -> bool:
     """Whether the folder holds a run of equal settings that did not come to its end."""
     if not (folder / RECORD).is_file():
         return False
-    record = json.loads((folder / RECORD).read_text())
-    return bool(record["state"] == "running" and record["settings"] == _identity(settings))
+    try:
+        record = json.loads((folder / RECORD).read_text())
+    except ValueError:
+        return False
+    return isinstance(record, dict) and record.get("state") == "running" and record.get("settings") == _identity(settings)
 
 
 def _write_record(folder: Path, settings: Settings, state: str, seconds: float | None) -> None:

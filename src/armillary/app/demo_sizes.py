@@ -22,8 +22,10 @@ LEAST_ROWS = 64
 #: features * width * steps that two cores get through in about a minute.
 WORK = 1.2e9
 LEAST_STEPS = 150
-#: The loss is measured on one row in so many.
-LOSS_SHARE = 12
+#: The loss is measured on one of the rows kept from the fits in so many.
+LOSS_SHARE = 2
+#: Rows below which none are kept from the fits.
+LEAST_HELD_OUT = 512
 
 
 def n_tokens_for(n_parameters: int) -> int:

@@ -34,6 +34,7 @@ class SiteResult:
     Args:
         site: where.
         rows: its activations.
+        held_out: those of the texts that were kept from the fits and measured on; None where there was too little text to spare.
         fits: by method.
         report: the fidelity study of all of them; names begin with the method.
         shown: features to show, by method.
@@ -43,6 +44,7 @@ class SiteResult:
 
     site: Site
     rows: StoredRows
+    held_out: StoredRows | None
     fits: Mapping[str, Decomposition]
     report: Report
     shown: Mapping[str, Sequence[Shown]]
@@ -80,6 +82,11 @@ class Run:
     seconds: float
 
 
+def slug(site: Site) -> str:
+    """The site's name where it is part of a file's."""
+    return re.sub(r"[^\w.-]+", "_", str(site))
+
+
 def page(run: Run) -> str:
     """The page as one self-contained HTML document."""
     names = " and ".join(str(result.site) for result in run.sites)
@@ -90,7 +97,7 @@ def page(run: Run) -> str:
         html.section("How faithful are the decompositions?", *_fidelity(run)),
         html.section("How to read a feature", *_reading_guide()),
         *(html.section(f"Features at {result.site}", *_features(result)) for result in run.sites),
-        html.section("Where this falls short", html.listing(SHORTCOMINGS)),
+        html.section("Where this falls short", html.listing([*([] if run.sites[0].held_out else [SAME_TEXT]), *SHORTCOMINGS])),
         html.section("How it was made", *_provenance(run)),
     ]
     return html.page(f"{Path(run.model).name}, taken apart", sections, lead=lead)
@@ -126,6 +133,7 @@ def _overview(run: Run) -> list[Html]:
         "layers": run.n_layers,
         "text": run.text,
         "tokens": first.rows.n_rows,
+        **({"of these, kept from the fits and measured on": first.held_out.n_rows} if first.held_out else {}),
         "documents": len(first.rows.tokens.documents),
         **{f"width of {result.site}": result.rows.layout[0][1] for result in run.sites},
     }
@@ -321,9 +329,9 @@ def _effect(effect: LogitEffect | None) -> list[Html]:
 
 # ---------------------------------------------------------------- limits and provenance
 
+SAME_TEXT = "There was too little text to keep some from the fits: they are measured on what they were fitted to, and are worse elsewhere."
 SHORTCOMINGS = (
     "One seed, one size and short training: another seed gives other features, and longer training on more text gives better ones.",
-    "Fits and measurements use the same text, so figures for unseen text are somewhat worse.",
     "What a feature seems to be about is read off contexts by eye; nothing here tests it, and nothing shows that the model uses it.",
     "Promoted tokens follow the direct path only; later layers may undo or reverse them.",
     "PCA's components are shown at their positive end only.",
@@ -332,7 +340,7 @@ SHORTCOMINGS = (
 
 def _provenance(run: Run) -> list[Html]:
     first = run.sites[0]
-    name = f"topk-sae-{first.site}"
+    name = f"topk-sae-{slug(first.site)}"
     feature = first.shown["topk-sae"][0].feature if first.shown["topk-sae"] else 0
     commands = [
         f"armillary inspect {run.folder / name} {feature}",

@@ -107,7 +107,14 @@ def look(
 ) -> list[Shown]:
     """Contexts and logit effects of the given features, in one pass over the rows."""
     found = contexts(
-        fit, rows, n_top=n_top, n_quantiles=1, per_quantile=n_sample, features=list(features), one_per_document=True, seed=seed
+        fit,
+        rows,
+        n_top=n_top,
+        n_quantiles=1,
+        per_quantile=n_sample,
+        features=list(features),
+        one_per_document=_n_texts(rows) >= n_top,
+        seed=seed,
     )
     effects, reason = _effects(model, fit, list(features), n_tokens)
     counts = fit.encoder.fires is not None
@@ -124,6 +131,10 @@ def look(
         )
         for feature, why in features.items()
     ]
+
+
+def _n_texts(rows: Rows) -> int:
+    return 0 if rows.tokens is None else len(np.unique(rows.tokens.document))
 
 
 def _effects(model: Model | None, fit: Decomposition, features: list[int], k: int) -> tuple[dict[int, LogitEffect], str]:

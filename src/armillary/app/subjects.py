@@ -32,7 +32,7 @@ def subjects(
         fits: folders written by `fit.save`.
         needs: what the study must be given; only that is opened.
         accepts: what it uses where it can be had; `remark` is told where it cannot.
-        acts: a store; None for each fit's own.
+        acts: a store; None for each fit's own, of which rows that were held out are taken where there are any.
         model: a model's name or folder; None for the one of the fits' provenance.
 
     Raises:
@@ -46,7 +46,8 @@ def subjects(
         shared: dict[str, StoredRows] = {}
         for path, fit in loaded.items():
             own = own_rows(open_store(path, fit, acts), fit)
-            rows[path] = shared.setdefault(f"{own.record['store']}: {own.layout}", own)
+            own = own if acts else own.unseen_by(fit.provenance)
+            rows[path] = shared.setdefault(f"{own.record['store']}: {own.layout} {own.record.get('windows')}", own)
     return [Subject(fit, rows=rows.get(path), model=lm, name=path.name) for path, fit in loaded.items()]
 
 

@@ -113,7 +113,13 @@ class Harvest(Mapping[Site, "StoredRows"]):
         return len(self.sites)
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, Site | str) and Site.parse(key).resolved(self.manifest.model.n_layers) in self.sites
+        try:
+            return isinstance(key, Site | str) and Site.parse(key).resolved(self.manifest.model.n_layers) in self.sites
+        except InputError:  # no site of this model at all
+            return False
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return self[key] if key in self else default  # noqa: SIM401
 
     def _find(self, key: Site | str) -> int:
         site = Site.parse(key).resolved(self.manifest.model.n_layers)
@@ -192,10 +198,11 @@ class StoredRows:
     Args:
         harvest: the open store.
         columns: which of its sites, from left to right.
+        part: the first of its windows and the one after the last; None for all.
     """
 
-    def __init__(self, harvest: Harvest, columns: Sequence[int]) -> None:
-        self._harvest, self._columns = harvest, columns
+    def __init__(self, harvest: Harvest, columns: Sequence[int], part: tuple[int, int] | None = None) -> None:
+        self._harvest, self._columns, self._part = harvest, columns, part
         self._ends = np.cumsum([shard.n_rows for shard in harvest.manifest.shards], dtype=np.int64)
         self._row_bytes = total_width(self.layout) * {"fp32": 4, "int8": 4}.get(harvest.manifest.dtype, 2)
 
@@ -209,13 +216,53 @@ class StoredRows:
         entries = [manifest.sites[i] for i in self._columns]
         return tuple((Source(manifest.model.name, manifest.model.revision, Site.parse(e.site)), e.width) for e in entries)
 
-    @property
+    @cached_property
     def n_rows(self) -> int:
-        return self._harvest.n_rows
+        return self._harvest.n_rows if self._part is None else self.tokens.n_rows
 
-    @property
+    @cached_property
     def tokens(self) -> Tokens:
-        return self._harvest.tokens
+        return self._harvest.tokens if self._part is None else self._harvest.tokens.sequences(*self._part)
+
+    @cached_property
+    def _low(self) -> int:
+        """The store's row that is row 0 here."""
+        return 0 if self._part is None else self._harvest.tokens.sequences(0, self._part[0]).n_rows
+
+    def split(self, share: float = 0.8) -> tuple[StoredRows, StoredRows]:
+        """The rows of the first texts, about `share` of all, and those of the others: to fit on the one and measure on the other.
+
+        A single text is parted between two of its windows.
+
+        Raises:
+            InputError: `share` is not between 0 and 1, or there is a single window.
+        """
+        if not 0 < share < 1:
+            raise InputError(f"share must be between 0 and 1, got {share}")
+        tokens = self.tokens
+        row = np.add.reduceat(tokens.is_row, tokens.starts[:-1], dtype=np.int64).cumsum()[:-1]  # [B - 1] rows before window 1, 2, ...
+        text = np.maximum.reduceat(tokens.document, tokens.starts[:-1])
+        is_inside = (row > 0) & (row < self.n_rows)
+        is_between_texts = is_inside & (text[1:] != text[:-1])
+        borders = np.flatnonzero(is_between_texts if is_between_texts.any() else is_inside) + 1
+        if len(borders) == 0:
+            raise InputError("rows of a single window cannot be split; harvest more text, or with a shorter context")
+        middle = int(borders[np.abs(row[borders - 1] - share * self.n_rows).argmin()])
+        return self.part(0, middle), self.part(middle, tokens.n_sequences)
+
+    def part(self, first: int, last: int) -> StoredRows:
+        """The rows of windows `first` to `last - 1`, counted from the first one here."""
+        low = self._part[0] if self._part is not None else 0
+        return StoredRows(self._harvest, self._columns, (low + first, low + last))
+
+    def unseen_by(self, provenance: Mapping[str, Any]) -> StoredRows:
+        """The windows that a fit of this provenance, made from a part of this store, has not seen; all rows for any other fit."""
+        seen = provenance.get("windows")
+        if seen is None or provenance.get("text_sha256") != self._harvest.text_sha256:
+            return self
+        first, last = int(seen[0]), int(seen[1])
+        n = self._harvest.tokens.n_sequences
+        return StoredRows(self._harvest, self._columns, (last, n) if last < n else (0, first))
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -227,6 +274,7 @@ class StoredRows:
             "policy": manifest.policy,
             "dtype": manifest.dtype,
             "order": self.order,
+            **({} if self._part is None else {"windows": list(self._part)}),
         }
 
     @property
@@ -280,8 +328,15 @@ class StoredRows:
         """Rows [m, D] at the given indices, in the dtype of the store (int8 becomes float32).
 
         Raises:
+            InputError: an index that is not a row.
             CorruptFileError: a shard that was damaged since the store was opened.
         """
+        if len(row) == 0:
+            return torch.zeros(0, total_width(self.layout))
+        if row.min() < 0 or row.max() >= self.n_rows:
+            raise InputError(
+                f"row {row.min() if row.min() < 0 else row.max()} is not one of the {self.n_rows:,} rows, 0 to {self.n_rows - 1:,}"
+            )
         (batch,) = self._fetch(row, [len(row)], MappedFiles(0)).batches()
         return batch.x
 
@@ -291,7 +346,7 @@ class StoredRows:
         order = np.arange(len(row)) if is_ascending else np.argsort(row)
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
-        return _Group(row, place, sizes, [self._ascending(site, row[order], files) for site in self._columns])
+        return _Group(row, place, sizes, [self._ascending(site, self._low + row[order], files) for site in self._columns])
 
     def _ascending(self, site: int, row: NDArray[np.int64], files: MappedFiles) -> dict[str, NDArray[Any]]:
         """The stored columns of one site at ascending rows [m]."""

@@ -112,8 +112,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not (folder / MANIFEST).is_file():
         raise InputError(f"no artifact at '{folder}'{_near_path(folder)}: expected a folder with {MANIFEST}")
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-    except ValueError:
+        manifest: dict[str, Any] = dict(json.loads((folder / MANIFEST).read_text()))
+    except (ValueError, TypeError):
         raise CorruptFileError(f"{folder / MANIFEST} is not valid JSON; it was cut short or edited") from None
     if manifest.get("schema", 0) > SCHEMA:
         raise MismatchError(f"'{folder}' has schema {manifest['schema']}, this version reads up to {SCHEMA}; upgrade armillary")
@@ -225,7 +225,8 @@ class writing:
 def refuse_existing(path: Path) -> None:
     """Raise `OutputExistsError` where `path` is a file or a folder that is not empty."""
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        fresh = next(f"{path}-{i}" for i in range(2, 10_000) if not Path(f"{path}-{i}").exists())
+        stem, suffix = (path.stem, path.suffix) if path.is_file() else (path.name, "")
+        fresh = next(found for i in range(2, 10_000) if not (found := path.with_name(f"{stem}-{i}{suffix}")).exists())
         raise OutputExistsError(f"output '{path}' exists and is not empty; nothing was overwritten. Try --out '{fresh}'")
 
 

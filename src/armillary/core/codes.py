@@ -62,10 +62,11 @@ class Codes:
         wanted = torch.as_tensor(atoms, device=self.value.device, dtype=torch.int64)
         if self.index is None:
             return self.value[:, wanted]
-        slot = torch.full((self.n_atoms,), len(wanted), device=wanted.device)  # one spare column takes all other atoms
-        slot[wanted] = torch.arange(len(wanted), device=wanted.device)
-        out = self.value.new_zeros(len(self), len(wanted) + 1)
-        return out.scatter_add(1, slot[self.index], self.value)[:, :-1]
+        different, column = torch.unique(wanted, return_inverse=True)
+        slot = torch.full((self.n_atoms,), len(different), device=wanted.device)  # one spare column takes all other atoms
+        slot[different] = torch.arange(len(different), device=wanted.device)
+        out = self.value.new_zeros(len(self), len(different) + 1)
+        return out.scatter_add(1, slot[self.index], self.value)[:, column]
 
     def fires(self, threshold: float = 0.0) -> Tensor:
         """[N, K] bool: slots whose coefficient is above `threshold` in magnitude."""

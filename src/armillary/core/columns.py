@@ -40,15 +40,20 @@ def columns_for(fit: Decomposition, layout: Layout) -> tuple[Columns, Columns | 
         ShapeError: the rows do not hold what the fit reads.
     """
     n_in, n_out, n = width(fit.inputs), width(fit.targets), width(layout)
-    is_pair = n == n_in + n_out
     read = columns_of(layout, fit.inputs)
-    if read is None and not (n == n_in or is_pair):
+    by_width = read is None and not (_is_known(layout) and _is_known(fit.inputs))
+    is_pair = by_width and n == n_in + n_out
+    if read is None and not (by_width and n in (n_in, n_in + n_out)):
         raise ShapeError(f"{fit!r} reads {n_in} columns, but the rows hold {_spell(layout)}; harvest {_spell(fit.inputs)} too")
     read = slice(0, n_in) if read is None else read
     if fit.inputs == fit.targets:
         return read, read
     target = columns_of(layout, fit.targets)
     return read, slice(n_in, n) if target is None and is_pair else target
+
+
+def _is_known(layout: Layout) -> bool:
+    return all(source is not None for source, _ in layout)
 
 
 def _index(places: Sequence[int]) -> Columns:

@@ -17,7 +17,7 @@ class Config(BaseModel):
         InputError: a value that is not allowed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -30,10 +30,15 @@ def _readable(config: type[Config], error: ValidationError) -> InputError:
     """The first problem of a validation as one line: which option, which value, what is allowed."""
     problems = error.errors()  # a name that is not known says more than the one it leaves missing
     problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
-    option = ".".join(str(part) for part in problem["loc"]) or "options"
+    option = str(problem["loc"][0]) if problem["loc"] else "options"
     if problem["type"] == "extra_forbidden":
         return unknown(f"option of {config.__name__}", option, config.model_fields)
     if problem["type"] == "missing":
         return InputError(f"{config.__name__} needs the option {option!r} ({(config.model_fields[option].description or '').rstrip('.')})")
-    message = problem["msg"].removeprefix("Value error, ")
-    return InputError(f"option {option!r} of {config.__name__}: {message}, got {problem['input']!r}")
+    # Each kind of value that the option takes has its own complaint.
+    told = [
+        one["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        for one in problems
+        if one["loc"][:1] == problem["loc"][:1]
+    ]
+    return InputError(f"option {option!r} of {config.__name__}: {', or '.join(dict.fromkeys(told))}, got {problem['input']!r}")

@@ -99,7 +99,7 @@ class Decomposition:
     def part(self, codes: Codes, features: Sequence[int] | Tensor) -> Tensor:
         """[N, D] what the given features add together, without the base."""
         atoms = self.dictionary.atoms_of(features)
-        return codes.columns(atoms) @ self.dictionary.atoms[atoms]
+        return codes.columns(atoms).to(self.dictionary.atoms.dtype) @ self.dictionary.atoms[atoms]
 
     def base(self, codes: Codes) -> Tensor:
         """[N, D] the base's share of the reconstruction."""

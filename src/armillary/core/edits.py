@@ -53,7 +53,7 @@ class Add(Edit):
         where: which tokens; None for all.
     """
 
-    site: Site
+    site: Site | str
     direction: Tensor
     strength: Strength = 1.0
     where: Where | None = None
@@ -66,7 +66,7 @@ class Add(Edit):
 class Toward(Edit):
     """x + strength * (point - x): 0 leaves x, 1 puts it on the point, such as a region's centroid."""
 
-    site: Site
+    site: Site | str
     point: Tensor
     strength: Strength = 0.5
     where: Where | None = None
@@ -90,7 +90,7 @@ class Clamp(Edit):
         InputError: the feature has several atoms; use `Toward` or `Interchange`.
     """
 
-    site: Site
+    site: Site | str
     fit: Decomposition
     feature: int
     value: Strength
@@ -123,7 +123,7 @@ class Ablate(Edit):
         where: which tokens; None for all.
     """
 
-    site: Site
+    site: Site | str
     fit: Decomposition
     features: tuple[int, ...]
     mean: Tensor | None = None
@@ -153,7 +153,7 @@ class Interchange(Edit):
         where: which tokens; None for all.
     """
 
-    site: Site
+    site: Site | str
     source: Tensor
     fit: Decomposition | None = None
     features: tuple[int, ...] = ()
@@ -191,14 +191,14 @@ class Splice(Edit):
         where: which tokens; None for all.
     """
 
-    site: Site
+    site: Site | str
     fit: Decomposition
-    source: Site | None = None
+    source: Site | str | None = None
     where: Where | None = None
 
     @property
     def reads(self) -> tuple[Site, ...]:
-        return _sources(self.fit) if self.source is None else (self.source,)
+        return _sources(self.fit) if self.source is None else (Site.parse(self.source),)
 
     def apply(self, x: Tensor, at: At) -> Tensor:
         read = at.read(self.reads[0]) if self.reads else x
@@ -216,7 +216,7 @@ class Affine(Edit):
         where: which tokens; None for all.
     """
 
-    site: Site
+    site: Site | str
     matrix: Tensor | None
     offset: Tensor
     where: Where | None = None

@@ -144,7 +144,9 @@ class MappedEncoder(Encoder):
         return self.inner.fires
 
     def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
-        return self.inner.encode(x.to(self.matrix.dtype) @ self.matrix, target=None if target is None else target @ self.matrix)
+        return self.inner.encode(
+            x.to(self.matrix.dtype) @ self.matrix, target=None if target is None else target.to(self.matrix.dtype) @ self.matrix
+        )
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,8 @@ class NullEncoder(Encoder):
 
 def nearest_centroid(x: Tensor, centroids: Tensor, chunk: int = 4096) -> Tensor:
     """[N] int64 index of the centroid [F, D] nearest to each row [N, D], in chunks so that [N, F] is never formed."""
-    half_norm = centroids.square().sum(1) / 2
-    found = [torch.addmm(half_norm, part, centroids.T, beta=-1).argmax(dim=1) for part in torch.split(x, chunk)]
+    wide = torch.promote_types(centroids.dtype, torch.float32)  # squares overflow in float16
+    points = centroids.to(wide)
+    half_norm = points.square().sum(1) / 2
+    found = [torch.addmm(half_norm, part.to(wide), points.T, beta=-1).argmax(dim=1) for part in torch.split(x, chunk)]
     return torch.cat(found) if found else x.new_zeros(0, dtype=torch.int64)

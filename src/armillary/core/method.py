@@ -5,6 +5,7 @@ Letters: N rows, D width.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
@@ -19,8 +20,8 @@ from torch import Tensor
 
 from armillary.core.config import Config
 from armillary.core.decomposition import Decomposition
-from armillary.core.rows import Batch, Layout, Rows, as_rows, width
-from armillary.errors import InputError, ShapeError, TooFewRowsError
+from armillary.core.rows import Batch, Layout, Rows, as_rows, tensor_sha256, width
+from armillary.errors import InputError, NonFiniteError, ShapeError, TooFewRowsError
 
 Needs = Literal["rows", "labelled", "pairs"]
 
@@ -103,11 +104,19 @@ class Labelled:
             ShapeError: not one label per row.
         """
         rows, values = as_rows(data), np.asarray(labels)
+        if values.dtype.kind == "O":
+            raise InputError(
+                f"labels are {sorted({type(label).__name__ for label in values})} objects; pass integers, bool, floats or text"
+            )
         if values.dtype.kind in "US":
             found, values = np.unique(values, return_inverse=True)
             names = [str(name) for name in found]
         if rows.n_rows is None or len(values) != rows.n_rows:
             raise ShapeError(f"{len(values)} labels for {rows.n_rows} rows")
+        if names and not set(np.unique(values)) <= set(range(len(names))):
+            raise InputError(
+                f"labels run from {values.min()} to {values.max()}, but {len(names)} names were given, for 0 to {len(names) - 1}"
+            )
         return Labelled(rows, values, tuple(names))
 
     def classes(self) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -183,6 +192,8 @@ def fit_many(
     from armillary.core.provenance import of_rows
     from armillary.core.run import drive
 
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed must be from 0 to {2**32 - 1}, got {seed}")
     read: Rows | Labelled = data if isinstance(data, Labelled) else as_rows(data)
     rows = read.rows if isinstance(read, Labelled) else read
     for method in methods:
@@ -193,6 +204,7 @@ def fit_many(
     inputs = [rows if method.needs == "rows" else read for method in methods]
     consumers = [method.consumer(x, seed=seed, start=start) for method, x, start in zip(methods, inputs, first, strict=True)]
     identity = {"methods": [_identity(method) for method in methods], "seed": seed, "rows": of_rows(rows), "width": width(rows.layout)}
+    identity |= {"labels": _labels_sha256(read), "starts": [None if fit is None else tensor_sha256(fit.dictionary.atoms) for fit in first]}
     with torch.no_grad():
         title = " + ".join(type(method).__name__ for method in methods)
         drive(consumers, rows, checkpoint=checkpoint, title=title, identity=json.dumps(identity, sort_keys=True))
@@ -201,6 +213,10 @@ def fit_many(
 
 def _identity(method: Method) -> dict[str, Any]:
     return {"method": type(method).__name__, "options": method.model_dump(mode="json")}
+
+
+def _labels_sha256(data: Rows | Labelled) -> str:
+    return hashlib.sha256(np.ascontiguousarray(data.labels).tobytes()).hexdigest() if isinstance(data, Labelled) else ""
 
 
 def _check_needs(method: Method, data: Rows | Labelled) -> None:
@@ -233,6 +249,8 @@ def _with_provenance(fit: Decomposition, method: Method, rows: Rows, seed: int) 
 
     from armillary.core.provenance import of_rows, versions
 
+    if not bool(torch.isfinite(fit.dictionary.atoms).all()):
+        raise NonFiniteError(f"the fit of {type(method).__name__} is no longer finite; scale the rows down, or lower its lr if it has one")
     record = {**_identity(method), "seed": seed, **of_rows(rows)}
     return replace(fit, provenance={**record, **fit.provenance, "versions": versions()})
 

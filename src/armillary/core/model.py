@@ -48,18 +48,18 @@ Where = Callable[[At], Tensor]
 
 
 class Edit(ABC):
-    """A pure, differentiable change of one site. Subclasses are frozen dataclasses with a `site` and a `where`.
+    """A pure, differentiable change of one site. Subclasses are frozen dataclasses with a `site`, or a spelling of one, and a `where`.
 
     Only `apply` (and `reads`) is overridden; calling an edit applies it to the chosen tokens and leaves the others bit for bit.
     """
 
-    site: Site
+    site: Site | str
     where: Where | None
 
     @property
     def writes(self) -> Site:
         """The site whose value the edit replaces."""
-        return self.site
+        return Site.parse(self.site)
 
     @property
     def reads(self) -> tuple[Site, ...]:

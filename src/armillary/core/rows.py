@@ -6,9 +6,12 @@ and give the same bits for the same rows, order and dtype.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -181,9 +184,10 @@ class TensorRows:
     def tokens(self) -> Tokens | None:
         return self._tokens
 
-    @property
+    @cached_property
     def record(self) -> Mapping[str, Any]:
-        return {"dtype": str(self.x.dtype)}
+        """Also a hash of the numbers, as the tensor has no other name to be known by."""
+        return {"dtype": str(self.x.dtype), "data_sha256": tensor_sha256(self.x)}
 
     def batches(
         self, size: int, *, seed: int | None = None, epoch: int = 0, skip: int = 0, rank: int = 0, world: int = 1
@@ -197,12 +201,20 @@ class TensorRows:
         return self.x[torch.from_numpy(row).to(self.x.device)]
 
 
+def tensor_sha256(x: Tensor) -> str:
+    """A hash of a tensor's bytes, in the order of its entries."""
+    return hashlib.sha256(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
+
+
 def as_rows(data: Rows | Tensor | NDArray[Any] | Sequence[Sequence[float]]) -> Rows:
     """Rows from rows, a tensor, an array or nested lists."""
     if isinstance(data, list | tuple):
         return TensorRows(np.asarray(data, dtype=np.float32))
     if isinstance(data, Tensor | np.ndarray):
         return TensorRows(data)
+    if isinstance(data, Mapping | str | os.PathLike):
+        wanted = "a path is opened with armillary.open(path)[site]" if not isinstance(data, Mapping) else "choose a site, acts[site]"
+        raise InputError(f"rows of activations are needed, got {type(data).__name__}; {wanted}")
     return data  # type: ignore[return-value]  # not asked isinstance(data, Rows), which would evaluate its properties
 
 

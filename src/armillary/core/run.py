@@ -85,6 +85,8 @@ def _read_pass(group: list[tuple[Consumer, Pass]], rows: Rows, saved: _Checkpoin
                 saved.write(_key(order), done)
             if urgency == 2:
                 raise KeyboardInterrupt
+        if interrupted.is_set():  # after the last batch
+            raise KeyboardInterrupt
     _refuse_empty(done, bar)
 
 

@@ -188,6 +188,9 @@ def permutation_p(statistic: ArrayLike, null_samples: ArrayLike, *, side: Side =
         statistic: a number, or [F] one per feature.
         null_samples: [S] or [S, F].
         side: which values count as extreme; "two-sided" compares magnitudes.
+
+    Returns:
+        p-values, NaN where the statistic or one of its null samples is.
     """
     seen, null = np.asarray(statistic, np.float64), np.asarray(null_samples, np.float64)
     if side == "two-sided":
@@ -196,7 +199,8 @@ def permutation_p(statistic: ArrayLike, null_samples: ArrayLike, *, side: Side =
     # A tie that rounding split counts as a tie.
     slack = 1e-12 * np.maximum(np.abs(seen), np.abs(null).max(axis=0, initial=0.0))
     extreme = (sign * null >= sign * seen - slack).sum(axis=0)
-    return np.asarray((1 + extreme) / (1 + len(null)))
+    is_known = ~(np.isnan(seen) | np.isnan(null).any(axis=0))
+    return np.where(is_known, (1 + extreme) / (1 + len(null)), np.nan)
 
 
 def permutation_test(x: ArrayLike, y: ArrayLike, *, n_samples: int = 2000, seed: int = 0) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
 from armillary.core.model import Model
 from armillary.core.report import Report
-from armillary.core.rows import Rows
+from armillary.core.rows import Rows, as_rows
 from armillary.errors import CapabilityError, InputError
 
 Need = Literal["fit", "rows", "model", "logits", "labels", "task", "pair", "methods"]
@@ -58,7 +58,7 @@ class Subject:
         """The rows, or an `InputError` that says how to pass them."""
         if self.rows is None:
             raise InputError(f"this study reads activations: pass Subject({self.label}, rows=...), or --acts on the command line")
-        return self.rows
+        return as_rows(self.rows)
 
     def require_model(self, *, logits: bool = False) -> Model:
         """The model, or an error that says how to pass one or that it has no logits."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import IO, Any, Literal, get_args
 
+from armillary.core.filesystem import filesystem
 from armillary.core.tokens import Document
 from armillary.core.zst import ZstdReader
 from armillary.errors import CorruptFileError, InputError, TextError, missing_extra, nearest, unknown
@@ -161,9 +162,7 @@ class _Stream:
 
 
 def _path(path: str, text_field: str, errors: TextErrors) -> Iterator[Document]:
-    from fsspec.core import url_to_fs
-
-    system, root = url_to_fs(path)
+    system, root = filesystem(path)
     if not system.exists(root):
         raise InputError(f"no file or folder at '{path}'{_nearest_path(system, root)}")
     if not system.isdir(root):

@@ -120,6 +120,8 @@ def _written_site(fit: Decomposition) -> Site:
     source = fit.targets[0][0]
     if len(fit.targets) != 1 or source is None:
         raise InputError(f"{fit!r} does not name the one site its features are written to; fit it on rows that know their source")
+    if source.site.kind == "path":
+        raise CapabilityError(f"nothing is known of how '{source.site}' reaches the residual stream, so its features promote no tokens")
     if source.site.kind in _READ_ONLY:
         raise CapabilityError(f"site '{source.site}' is read by its layer and not added to the residual stream, so it promotes no tokens")
     return source.site

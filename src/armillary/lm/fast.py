@@ -69,8 +69,7 @@ def _faster(module: nn.Module) -> Callable[..., Any] | None:
     if type(module) is nn.Linear and _is_plain(module.weight):
         return partial(_linear, module.weight, module.bias)
     if kind == "Conv1D" and isinstance(module.weight, Tensor) and _is_plain(module.weight):
-        weight = module.weight.detach().T.contiguous()  # Conv1D keeps [D, M]
-        return partial(_linear, weight, module.bias)
+        return partial(_conv1d, module, {})
     return None
 
 
@@ -80,3 +79,12 @@ def _is_plain(weight: Tensor) -> bool:
 
 def _linear(weight: Any, bias: Any, x: Tensor) -> Tensor:
     return onednn.linear(x, weight, bias)
+
+
+def _conv1d(module: Any, kept: dict[tuple[int, int], Tensor], x: Tensor) -> Tensor:
+    """Conv1D keeps its weight as [D, M]; the transposed copy is made anew when that has changed."""
+    state = (module.weight.data_ptr(), module.weight._version)
+    if state not in kept:
+        kept.clear()
+        kept[state] = module.weight.detach().T.contiguous()
+    return _linear(kept[state], module.bias, x)

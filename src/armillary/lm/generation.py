@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from armillary.lm.model import LanguageModel
 
 
+#: Temperatures below this take the most likely token: logits divided by it would overflow.
+COLD = 1e-6
+
+
 @dataclass(frozen=True)
 class Generation:
     """What a model wrote.
@@ -57,12 +61,12 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
             raise InputError(f"temperature must be at least 0 and top_p in (0, 1], got {self.temperature} and {self.top_p}")
 
     def draw(self, logits: Tensor, generator: torch.Generator) -> Tensor:
         """[B] token ids from logits [B, V]."""
-        if self.temperature == 0:
+        if self.temperature < COLD:
             return logits.argmax(-1)
         probability = (logits.float() / self.temperature).softmax(-1).cpu()
         ordered, index = probability.sort(dim=-1, descending=True)
@@ -78,8 +82,10 @@ def generate(
     Raises:
         InputError: prompt and continuation do not fit the context; nothing is cut off.
     """
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     longest = int(tokens.lengths.max(initial=0)) + max_new_tokens
-    if max_new_tokens < 1 or (lm.context is not None and longest > lm.context):
+    if lm.context is not None and longest > lm.context:
         makes = f"the longest prompt and {max_new_tokens} new tokens make {longest}"
         raise InputError(f"{makes}, {lm.name} reads at most {lm.context}; ask for fewer")
     writer = _Writer(lm, tokens, use_cache)
@@ -113,6 +119,7 @@ class _Writer:
     def __init__(self, lm: LanguageModel, tokens: Tokens, use_cache: bool) -> None:
         self._lm, self._use_cache = lm, use_cache
         prompts, mask = tokens.padded()
+        prompts = np.where(mask, prompts, lm.pad_id)
         rows = tokens.spread(np.arange(len(tokens)), -1)
         flip = [_to_the_right(part, mask) for part in (prompts, mask, rows)]
         self._ids, self._mask, self._row = (torch.from_numpy(part) for part in flip)
@@ -132,8 +139,8 @@ class _Writer:
         generated = torch.arange(self._ids.shape[1]).expand_as(self._ids) >= self._n_prompt
         frame = Frame(self._mask, position, self._row, generated).columns(self._n_cached)
         output = hooks.run(frame, lambda: self._call(position))
-        if self._use_cache:
-            self._cache, self._n_cached = output.past_key_values, self._ids.shape[1]
+        self._cache = getattr(output, "past_key_values", None) if self._use_cache else None
+        self._n_cached = 0 if self._cache is None else self._ids.shape[1]  # recurrent models keep no keys: all is run again
         logits: Tensor = output.logits[:, -1]
         return logits
 

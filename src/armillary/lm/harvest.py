@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -31,7 +31,7 @@ from armillary.core.store.prefetch import prefetch
 from armillary.core.store.remote import is_remote, pull, push
 from armillary.core.store.shards import DTYPES, check_dtype, decode
 from armillary.core.store.writer import ShardData, StoreWriter, site_entries
-from armillary.core.texts import OnError, TextErrors, TextFiles, checked
+from armillary.core.texts import OnError, TextErrors, TextFiles, add_to_fingerprint, checked
 from armillary.core.tokens import Document, Tokens, concatenate
 from armillary.errors import InputError, TextError
 from armillary.lm.capture import capture_block
@@ -104,15 +104,30 @@ def harvest(
         batch_tokens=batch_tokens, shard_rows=shard_rows, n_tokens=n_tokens,
     )  # fmt: skip
     folder = pull(str(out)) if is_remote(out) else Path(out)
+    was_there = folder.exists()
     writer = StoreWriter.begin(folder, _manifest(lm, found, packing, dtype), resume=resume)
     if writer.manifest.complete:
         check_same_texts(checked(texts, errors), _start(writer.manifest), is_cut=writer.manifest.n_rows == n_tokens)
     else:
-        _write(lm, checked(texts, errors), found, packing, writer)
+        with _nothing_left_behind(writer, keep_folder=was_there):
+            _write(lm, checked(texts, errors), found, packing, writer)
         writer.finish(_all_counts(texts, errors))
-        if is_remote(out):
-            push(folder, str(out))
+    if is_remote(out):
+        push(folder, str(out))
     return activations.open(folder)
+
+
+@contextmanager
+def _nothing_left_behind(writer: StoreWriter, *, keep_folder: bool) -> Iterator[None]:
+    """An error of the user's takes back what was made for a store that has no row yet."""
+    try:
+        yield
+    except InputError:
+        if writer.manifest.n_rows == 0:
+            writer.remove()
+            if not keep_folder:
+                writer.folder.rmdir()
+        raise
 
 
 def _write(lm: Harvested, documents: Iterable[Document], sites: list[Site], packing: Packing, writer: StoreWriter) -> None:
@@ -123,6 +138,8 @@ def _write(lm: Harvested, documents: Iterable[Document], sites: list[Site], pack
     bar = progress("harvest", total=packing.n_tokens, unit="tokens", done=start.n_rows)
     with bar as shown, ThreadPoolExecutor(1, "armillary-write") as writing, closing(blocks):
         for block in blocks:
+            if block.tokens.n_rows == 0:  # every token of the text is excluded
+                continue
             rows = capture_block(lm, block, sites, packing.batch_tokens, writer.manifest.dtype)
             if written is not None:
                 written.result()
@@ -235,6 +252,8 @@ class LiveRows:
         on_error: OnError = "stop",
     ) -> None:
         check_dtype(dtype)
+        if isinstance(texts, Iterator):
+            raise InputError("texts can be read once only, but a fit may need several passes; pass a list, or TextFiles")
         self._lm, self._texts, self._dtype, self._on_error = lm, texts, dtype, on_error
         self._sites = resolve_sites(lm, sites)
         self._buffer_rows = buffer_rows
@@ -268,7 +287,16 @@ class LiveRows:
     @property
     def record(self) -> Mapping[str, Any]:
         """Where the rows come from, for the provenance of what is made from them."""
-        return {"policy": self._packing.to_json(), "dtype": self._dtype, "order": f"live, shuffled within {self._buffer_rows:,} rows"}
+        order = f"live, shuffled within {self._buffer_rows:,} rows"
+        return {"text_sha256": self._text_sha256, "policy": self._packing.to_json(), "dtype": self._dtype, "order": order}
+
+    @cached_property
+    def _text_sha256(self) -> str:
+        """Fingerprint of all texts in their order."""
+        fingerprint = ""
+        for document in checked(self._texts, TextErrors(self._on_error)):
+            fingerprint = add_to_fingerprint(fingerprint, document)
+        return fingerprint
 
     def batches(
         self, size: int, *, seed: int | None = None, epoch: int = 0, skip: int = 0, rank: int = 0, world: int = 1

@@ -146,10 +146,23 @@ class Pass:
     def _visit(self, tap: _Tap, value: Tensor) -> Tensor:
         """The value the model goes on with."""
         x = self._rows(tap.spot, value)
+        if tap.spot.scale != 1:
+            return self._visit_scaled(tap, value, x)
         if tap.edits:
             # An edit in place must not change what autograd kept of the value before.
             x = self._edited(tap, x.clone() if tap.spot.shared else x)
             value = value.copy_(x.reshape(value.shape)) if tap.spot.shared else x.reshape(value.shape)
+        return self._kept(tap, x, value)
+
+    def _visit_scaled(self, tap: _Tap, value: Tensor, x: Tensor) -> Tensor:
+        """The same where the block multiplies the value by `scale` afterwards; what no edit touches stays bit for bit."""
+        scaled = x * tap.spot.scale
+        new = self._edited(tap, scaled)
+        back = torch.where(new == scaled, x, new / tap.spot.scale)
+        return self._kept(tap, new, back.reshape(value.shape) if tap.edits else value)
+
+    def _kept(self, tap: _Tap, x: Tensor, value: Tensor) -> Tensor:
+        """`value`, once x [B, T, D] is kept wherever it is wanted."""
         for site, spot in tap.keep:
             if site not in self.kept:
                 self.kept[site] = x[..., _columns(spot, x)].clone()  # the model may change its tensor in place later

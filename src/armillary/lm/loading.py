@@ -13,11 +13,15 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
+from torch import nn
 
+from armillary.core.devices import device_of
 from armillary.errors import CapabilityError, InputError, UnknownNameError, nearest
 from armillary.lm import reference
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "merges.txt")
+
+_ONE_HALF = "pass one half as a module: LanguageModel(module, tokenizer)"
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Request:
     @property
     def target_device(self) -> torch.device:
         """Where the model goes when there is no device map: the given device, else the first GPU, else the CPU."""
-        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return device_of(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @property
     def target_dtype(self) -> torch.dtype | str:
@@ -69,6 +73,10 @@ def load(request: Request) -> tuple[Any, Any]:
     """
     import transformers
 
+    if request.revision is not None and request.name in reference.NAMES:
+        raise InputError(f"{request.name!r} ships with the package in one revision; leave out revision {request.revision!r}")
+    if request.device_map is None:
+        request.target_device  # noqa: B018  refused before anything is loaded
     where = _resolve(request.name)
     is_local = Path(where).is_dir() or not _reaches_hub()
     options = {"revision": request.revision, "trust_remote_code": request.trust_remote_code, "local_files_only": is_local}
@@ -104,12 +112,19 @@ def _resolve(name: str) -> str:
     return name
 
 
+def refuse_encoder_decoder(module: nn.Module, name: str) -> None:
+    """Raise `CapabilityError` for a module with both halves, of which one reads shifted ids."""
+    parts = {path.rpartition(".")[2] for path, _ in module.named_modules() if path.count(".") < 2}
+    if getattr(getattr(module, "config", None), "is_encoder_decoder", False) and {"encoder", "decoder"} <= parts:
+        raise CapabilityError(f"{name!r} is an encoder-decoder model; {_ONE_HALF}")
+
+
 def _model_class(config: Any, name: str) -> Any:
     """The auto class for an architecture: causal where it has a causal head, else the bare model."""
     import transformers
 
     if getattr(config, "is_encoder_decoder", False):
-        raise CapabilityError(f"{name!r} is an encoder-decoder model; pass one half as a module: LanguageModel(module, tokenizer)")
+        raise CapabilityError(f"{name!r} is an encoder-decoder model; {_ONE_HALF}")
     architectures = config.architectures or []
     is_causal = any(one.endswith(("ForCausalLM", "LMHeadModel")) for one in architectures)
     # Models of text and images, such as Gemma-3, are called after neither.

@@ -25,7 +25,7 @@ from armillary.core.tokens import Tokens
 from armillary.errors import CapabilityError, InputError, ShapeError
 from armillary.lm.fast import Fast
 from armillary.lm.hooks import Frame, Pass
-from armillary.lm.loading import Request, load
+from armillary.lm.loading import Request, load, refuse_encoder_decoder
 from armillary.lm.sites import SiteMap, path_of, projection
 from armillary.lm.tail import Tail
 from armillary.lm.tokenizing import as_documents, spellings, tokenize
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 #: Names under which configurations say how many positions a model reads.
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+
+#: Model types that, like RoBERTa and its kin, count positions from the padding id on.
+_SHIFTED = {"camembert", "mpnet", "longformer", "data2vec-text", "ibert"}
 
 
 @final
@@ -77,6 +80,7 @@ class LanguageModel:
             self.name = os.fspath(model)
             self.module, tokenizer = load(Request(self.name, tokenizer, dtype, device, device_map, revision, trust_remote_code))
             self._commit = getattr(self.module.config, "_commit_hash", None)
+        refuse_encoder_decoder(self.module, self.name)
         self.tokenizer, self._is_fast = tokenizer, fast
         keep_freed_buffers()
         self._lock = threading.RLock()
@@ -94,7 +98,7 @@ class LanguageModel:
         """The text model's configuration, None for a plain module."""
         config: Any = getattr(self.module, "config", None)
         text = getattr(config, "get_text_config", None)
-        return config if text is None else text()
+        return None if text is None else text()  # a module may keep settings of its own under that name
 
     @cached_property
     def revision(self) -> str:
@@ -124,11 +128,11 @@ class LanguageModel:
     @cached_property
     def context(self) -> int | None:
         """Positions it reads at most; None where it does not say."""
-        found = [getattr(self.config, name) for name in _CONTEXT_NAMES if isinstance(getattr(self.config, name, None), int)]
+        found = [n for name in _CONTEXT_NAMES if isinstance(n := getattr(self.config, name, None), int) and n > 0]
         if not found:
             return None
-        # RoBERTa and its kin count positions from the padding id on.
-        is_shifted = "roberta" in str(getattr(self.config, "model_type", "")) or getattr(self.config, "model_type", "") == "camembert"
+        kind = str(getattr(self.config, "model_type", ""))
+        is_shifted = "roberta" in kind or kind in _SHIFTED
         return int(found[0]) - (int(self.config.pad_token_id) + 1 if is_shifted else 0)
 
     @cached_property
@@ -199,9 +203,10 @@ class LanguageModel:
 
     @property
     def pad_id(self) -> int:
-        """The id in the padding; what it is changes nothing, since padding is masked."""
-        found = getattr(self.tokenizer, "pad_token_id", None)
-        return int(found) if found is not None else int(getattr(self.config, "pad_token_id", None) or 0)
+        """An id the model can read, for the padding; which it is changes nothing, since padding is masked."""
+        known = [getattr(self.tokenizer, "pad_token_id", None), getattr(self.config, "pad_token_id", None), 0]
+        n = self._embedding.weight.shape[0] if self._embedding is not None else float("inf")
+        return next(int(found) for found in known if found is not None and 0 <= found < n)
 
     def vocabulary(self) -> list[str]:
         """V texts, one per token id."""
@@ -216,12 +221,16 @@ class LanguageModel:
     def _tokens(self, given: Tokens | Texts) -> Tokens:
         """Tokens that the model can read."""
         tokens = given if isinstance(given, Tokens) else self.tokenize(given)
+        if tokens.n_sequences == 0 or int(tokens.lengths.min()) == 0:
+            raise InputError(f"{tokens!r} has no sequence, or an empty one; give every text at least one token")
         longest = int(tokens.lengths.max(initial=0))
         if self.context is not None and longest > self.context:
             raise InputError(
                 f"sequence {int(tokens.lengths.argmax())} has {longest} tokens, {self.name} reads at most {self.context}; "
                 "nothing is cut off unasked: split the text (harvest does) or shorten it"
             )
+        if int(tokens.ids.min()) < 0:
+            raise InputError(f"token id {tokens.ids.min()} is negative; ids begin at 0")
         largest, table = int(tokens.ids.max(initial=0)), self._embedding
         if table is not None and largest >= len(table.weight):
             raise InputError(
@@ -286,6 +295,7 @@ class LanguageModel:
 
     def _run(self, hooks: Pass, tokens: Tokens) -> Any:
         ids, mask = (torch.from_numpy(part) for part in tokens.padded())
+        ids = ids.masked_fill(~mask, self.pad_id)
         position = torch.arange(ids.shape[1]).expand_as(ids)
         row = torch.from_numpy(tokens.spread(np.arange(len(tokens)), -1))
         # Without padding no mask is passed, as in a plain call of the model.
@@ -349,6 +359,9 @@ class LanguageModel:
 
         self.require_logits()
         tokens = prompts if isinstance(prompts, Tokens) else self.tokenize(prompts)
+        if tokens.n_sequences == 0:
+            return []
+        tokens = self._tokens(tokens)
         sampling = Sampling(temperature, top_p, seed)
         return generate(self, tokens, max_new_tokens=max_new_tokens, edits=edits, sampling=sampling, use_cache=use_cache)
 
@@ -377,7 +390,7 @@ class LanguageModel:
     def readout(self, site: Site | str) -> Tensor:
         """[D_site, D] the linear map by which a site's vectors reach the residual stream, as (x @ readout); the bias is left out.
 
-        Identity for sites that lie in the residual stream or are added to it; of a Gemma-2 the norm behind the map is left out, too.
+        Identity for sites that lie in the residual stream or are added to it; a norm behind the map (Gemma-2, OLMo-2) is left out, too.
 
         Raises:
             CapabilityError: another kind of site, or a model without a single such projection.

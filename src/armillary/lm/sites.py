@@ -46,10 +46,18 @@ _NORM_AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
 _NORM_AFTER_ATTENTION = ("post_self_attn_layernorm", "post_attention_layernorm")
 _NORM_BEFORE_MLP = (
     "pre_feedforward_layernorm", "ln_2", "norm_2", "mlp_norm", "ffn_norm", "post_attention_layernorm", "final_layer_norm",
+    "feedforward_layernorm", "pre_ff_layernorm", "intermediate.LayerNorm",
 )  # fmt: skip
 # Norms of the sum of residual stream and attention: the block is post-norm.
-_NORM_AFTER_SUM = ("attention.output.LayerNorm", "sa_layer_norm")
+_NORM_AFTER_SUM = ("attention.output.LayerNorm", "sa_layer_norm", "attention.LayerNorm")
+# Model types whose blocks are post-norm under names that stand for the norm before a branch elsewhere.
+_POST_NORM = {"openai-gpt": "ln_1", **dict.fromkeys(("bart", "blenderbot-small", "marian", "plbart", "trocr"), "self_attn_layer_norm")}
+# Model types that weigh the residual stream itself at every sum, so that no branch's output is what is added.
+_WEIGHED = {"minimax", "doge"}
 
+# Model types whose attention and MLP always run in parallel; of others the config says so.
+_SIDE_BY_SIDE = {"codegen", "cohere", "cohere2", "gptj", "phi"}
+_ADDED = ("attn_out", "mlp_out")
 _PARALLEL = "attention and MLP read the same residual stream side by side, so there is nothing between them"
 
 
@@ -61,12 +69,14 @@ class Spot:
         module: the module's dotted path, "" for the model (or the block) itself.
         part: "input" (its first argument) or "output" (the first element where that is a tuple).
         shared: the same tensor goes on elsewhere too (the residual stream beside a norm), so an edit has to change it in place.
+        scale: what the block multiplies it by before it goes on; the site's value is the product.
         head: (head, number of heads) where one head's columns are meant.
     """
 
     module: str
     part: str
     shared: bool = False
+    scale: float = 1.0
     head: tuple[int, int] | None = None
 
 
@@ -91,6 +101,8 @@ def _branch(block: nn.Module, pairs: list[tuple[str, str]], alone: tuple[str, ..
 
 
 def _is_parallel(config: Any) -> bool:
+    if getattr(config, "model_type", None) in _SIDE_BY_SIDE:
+        return True
     return any(getattr(config, name, False) for name in ("use_parallel_residual", "parallel_attn", "new_decoder_architecture"))
 
 
@@ -99,6 +111,8 @@ def _middle(block: nn.Module, config: Any, mlp: str | None, after_attention: str
     post_norm = _first(block, _NORM_AFTER_SUM)
     if getattr(config, "do_layer_norm_before", True) is False:  # OPT-350m
         post_norm = _first(block, ("self_attn_layer_norm",))
+    if getattr(config, "model_type", None) in _POST_NORM:
+        post_norm = _first(block, (_POST_NORM[config.model_type],))
     if post_norm is not None:
         return Spot(post_norm, "output")
     if _is_parallel(config):
@@ -126,7 +140,12 @@ def block_spots(block: nn.Module, config: Any = None) -> dict[str, Spot]:
     spots = {"resid_pre": Spot("", "input"), "resid_post": Spot("", "output")}
     if (middle := _middle(block, config, mlp, after_attn, after_mlp)) is not None:
         spots["resid_mid"] = middle
-    return spots | {kind: Spot(module, part) for kind, (module, part) in places.items() if module is not None}
+    if getattr(config, "model_type", None) in _WEIGHED:
+        places = {kind: place for kind, place in places.items() if kind not in _ADDED}
+    scale = float(getattr(config, "residual_multiplier", None) or 1.0)  # Granite
+    return spots | {
+        kind: Spot(module, part, scale=scale if kind in _ADDED else 1.0) for kind, (module, part) in places.items() if module is not None
+    }
 
 
 def projection(block: nn.Module, kind: str) -> nn.Module | None:
@@ -258,7 +277,7 @@ class SiteMap:
 
     def _missing(self, site: Site, block: nn.Module) -> CapabilityError:
         name = type(block).__name__
-        if site.kind == "resid_mid":
+        if site.kind == "resid_mid" and _is_parallel(self._config):
             others = f"'resid_pre.{site.layer}' or 'resid_post.{site.layer}'"
             return CapabilityError(f"site '{site}' does not exist in {name}: {_PARALLEL}. Use {others}.")
         return CapabilityError(

@@ -29,7 +29,7 @@ class Tail:
 
     def __init__(self, blocks: Sequence[nn.Module], forward: Callable[[Tensor], Any]) -> None:
         self._blocks, self._forward = blocks, forward
-        self._is_tuple = self._blocks_give_tuples()
+        self._rest = self._rest_of_output()
 
     def logits(self, vectors: Tensor) -> Tensor:
         """[N, V] of residual-stream vectors [N, D]."""
@@ -37,17 +37,18 @@ class Tail:
 
     def _logits(self, vectors: Tensor) -> Tensor:
         x = vectors[:, None]  # [N, 1, D], one token per sequence
-        given = (x, None) if self._is_tuple else x
+        given = x if self._rest is None else type(self._rest)((x, *self._rest[1:]))
         with in_place([(block, lambda *_, **__: given) for block in self._blocks]):
             logits: Tensor = self._forward(torch.zeros(len(vectors), 1, dtype=torch.int64)).logits  # [N, 1, V]
         return logits[:, 0]
 
-    def _blocks_give_tuples(self) -> bool:
-        """Whether a block's output is (vectors, ...) rather than the vectors; transformers has changed this between versions."""
-        seen: list[bool] = []
-        handle = self._blocks[-1].register_forward_hook(lambda _, __, output: seen.append(isinstance(output, tuple)))
+    def _rest_of_output(self) -> Any:
+        """None where a block's output is the vectors, else a tuple or list of the same kind and length without its tensors."""
+        seen: list[Any] = []
+        handle = self._blocks[-1].register_forward_hook(lambda _, __, output: seen.append(output))
         try:
             self._forward(torch.zeros(1, 1, dtype=torch.int64))
         finally:
             handle.remove()
-        return seen[0]
+        (output,) = seen
+        return None if isinstance(output, Tensor) else type(output)([None] * max(2, len(output)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal, final
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from armillary.core.decomposition import Decomposition
@@ -34,7 +34,7 @@ class PCA(Method):
 
     invariances: ClassVar[frozenset[Literal["scale", "shift", "rotation"]]] = frozenset({"scale", "shift", "rotation"})
 
-    n_components: PositiveInt | Annotated[float, Field(gt=0, lt=1)] | None = None
+    n_components: Annotated[int, Field(strict=True, ge=1)] | Annotated[float, Field(gt=0, le=1)] | None = None
     """How many components: a count, the share of the variance they must explain (0 to 1), or all."""
     whiten: bool = False
     """Codes of unit variance, over atoms whose squared norms are the components' variances."""

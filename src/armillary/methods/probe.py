@@ -93,7 +93,7 @@ class Probe(Method):
         weight = torch.from_numpy(fitted.coef_) / scale  # [K, D]
         at_mean = torch.from_numpy(fitted.intercept_)  # [K] scores of the mean row
         cross = (z @ (weight * scale).T).T @ z * scale / len(z)  # W Cov(x)  [K, D]
-        record = {"classes": list(names), "n_rows_fitted": len(z)}
+        record = {"classes": list(names), "n_rows_fitted": len(z), "is_converged": bool(fitted.n_iter_.max() < self.max_iter)}
         return _with_patterns(weight, at_mean, mean, cross, layout=layout, record=record)
 
     def _ridge(self, sums: MomentSums, names: tuple[str, ...], layout: Layout) -> Decomposition:

@@ -244,3 +244,13 @@ def test_the_checksum_is_that_of_the_file(tmp_path: Path) -> None:
     entry = write_chunks(tmp_path, "a", [b"one", b"two"])
     assert entry.bytes == 6 and entry.sha256 == artifact.file_sha256(tmp_path / "a") and (tmp_path / "a").read_bytes() == b"onetwo"
     shards.check_bytes(tmp_path, entry)
+
+
+def test_files_that_are_not_the_stores_are_left_alone(tmp_path: Path) -> None:
+    write_rest(tmp_path / "s")
+    for name in ("00001.corpus.jsonl", "12345.weights.safetensors", "documents.safetensors", "notes.txt"):
+        (tmp_path / "s" / name).write_text("mine")
+    write_rest(tmp_path / "s")
+    assert {path.name for path in (tmp_path / "s").iterdir() if path.is_file() and path.read_bytes() == b"mine"} == {
+        "00001.corpus.jsonl", "12345.weights.safetensors", "documents.safetensors", "notes.txt",
+    }  # fmt: skip

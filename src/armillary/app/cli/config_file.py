@@ -1,7 +1,7 @@
 """Options from a YAML file: keys are the names of the command's options, the command line wins.
 
     site: [resid_post.3, mlp_act.3]
-    tokens: 120_000
+    tokens: 100_000
     quiet: true
 
 A key that is no option of the command is an error that names the nearest one.
@@ -59,4 +59,8 @@ def _mapping(path: Path) -> dict[Any, Any]:
 def _as_given(value: Any, param: click.Parameter) -> Any:
     """A single value of an option that takes several is a list of one."""
     takes_many = param.nargs == -1 or getattr(param, "multiple", False)
-    return [value] if takes_many and not isinstance(value, list) else value
+    if takes_many:
+        return value if isinstance(value, list) else [value]
+    if isinstance(value, list | dict):
+        raise InputError(f"option '{param.name}' takes one value, got {value!r}")
+    return value

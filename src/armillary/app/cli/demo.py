@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @click.command("demo", cls=Command, short_help="From a model and a text to one page: harvest, fit, measure, look.")
 @click.option("--model", help="A name on the Hugging Face hub, a folder, arm-small or arm-tiny.  [default: arm-small]")
-@click.option("--text", cls=Several, help=f"{TEXT_HELP}  [default: standard-library text and a made-up world]")
+@click.option("--text", cls=Several, help=f"{TEXT_HELP}  [default: the standard library and a small world of facts]")
 @click.option("--out", help="Run folder; an unfinished run of the same settings goes on.  [default: a new runs/demo-<n>]")
 @click.option("--site", cls=Several, help=f"{SITE_HELP}  [default: resid_post and mlp_act of the middle layer]")
-@click.option("--tokens", "--n-tokens", "tokens", type=int, help="Tokens to read.  [default: 120,000, fewer for large models]")
+@click.option("--tokens", "--n-tokens", "tokens", type=int, help="Tokens to read.  [default: 100,000, fewer for large models]")
 @click.option("--seed", type=int, help="Same seed, same bits.  [default: 0]")
 @click.option("--on-error", help="Texts that are empty or not UTF-8: stop, skip or replace.  [default: stop]")
 @click.option("--text-field", help="Field of .jsonl and .parquet that holds the text.  [default: text]")

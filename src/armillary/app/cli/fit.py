@@ -53,6 +53,7 @@ def _command(name: str, method: type[Method]) -> click.Command:
         click.Argument(["acts"]),
         Several(["--site"], help="Site to fit; may be left out where ACTS holds one. Several are put side by side."),
         click.Option(["--out"], required=True, help="Folder to write; it must not exist or be empty."),
+        click.Option(["--held-out"], type=float, default=0.0, help="Share of the rows, the last texts, to leave to studies.  [default: 0]"),
         click.Option(["--seed"], type=int, default=0, show_default=True, help="Same seed, same bits."),
     ]
     if method.needs == "labelled":
@@ -66,7 +67,9 @@ def _command(name: str, method: type[Method]) -> click.Command:
     return Command(name, resumes=True, params=[*params, *own], callback=run, help=help_text(method.__doc__))
 
 
-def _run(method: Method, *, screen: Screen, acts: str, site: tuple[str, ...], out: str, seed: int, label: str | None = None) -> None:
+def _run(
+    method: Method, *, screen: Screen, acts: str, site: tuple[str, ...], out: str, held_out: float, seed: int, label: str | None = None
+) -> None:
     from armillary.core import activations
     from armillary.core.artifact import refuse_existing
 
@@ -75,9 +78,15 @@ def _run(method: Method, *, screen: Screen, acts: str, site: tuple[str, ...], ou
     if not harvest.is_complete:
         screen.remark(f"note: '{acts}' is not finished; its {harvest.n_rows:,} rows so far are fitted")
     rows = chosen(harvest, site)
+    if not 0 <= held_out < 1:
+        raise InputError(f"--held-out is a share from 0 up to 1, got {held_out:g}; try 0.2")
+    if held_out:
+        rows = rows.split(1 - held_out)[0]
     data = rows if label is None else _labelled(rows, label)
     fit = method.fit(data, seed=seed, checkpoint=_checkpoint(Path(out), method, rows, seed))
     fit.save(out)
+    if fit.provenance.get("is_converged") is False:
+        screen.remark("note: the fit has not converged; more iterations may help")
     screen.answer({"out": out, "n_features": fit.n_features, "provenance": dict(fit.provenance)}, f"{fit!r}\n{out}")
 
 
@@ -90,7 +99,7 @@ def chosen(harvest: Harvest, sites: tuple[str, ...]) -> StoredRows:
     if not sites and len(harvest.sites) > 1:
         names = ", ".join(map(str, harvest.sites))
         raise InputError(f"'{harvest.path}' holds {len(harvest.sites)} sites ({names}); choose with --site {harvest.sites[0]}")
-    return harvest[list(sites) or list(map(str, harvest.sites))]
+    return harvest[list(dict.fromkeys(sites)) or list(map(str, harvest.sites))]
 
 
 def _labelled(rows: StoredRows, label: str) -> Labelled:

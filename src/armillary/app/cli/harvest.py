@@ -28,7 +28,7 @@ TEXT_HELP = "Files (.txt, .jsonl, .parquet, .gz, .zst), folders, URLs, datasets:
 )
 @click.option("--exclude-first", type=int, default=0, show_default=True, help="Leave out the first so many positions of a window.")
 @click.option("--batch-tokens", type=int, default=4096, show_default=True, help="Tokens of one forward pass.")
-@click.option("--shard-rows", type=int, help="Rows of a shard; an interruption loses one at most.  [default: about 32 MB]")
+@click.option("--shard-rows", type=int, help="Rows of a shard; an interruption loses one at most.  [default: about 31 MiB]")
 @click.option("--on-error", default="stop", show_default=True, help="Texts that are empty or not UTF-8: stop, skip or replace.")
 @click.option("--text-field", default="text", show_default=True, help="Field of .jsonl and .parquet that holds the text.")
 @click.option("--resume/--no-resume", default=True, help="Whether to go on with an interrupted harvest.  [default: resume]")

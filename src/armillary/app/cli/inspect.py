@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 @click.option("--acts", help="Activations to look in.  [default: those the fit was made from]")
 @click.option("--model", help="Model that reads the features out.  [default: the one the fit was made from]")
 @click.option("--logits/--no-logits", default=None, help="Whether to show promoted tokens.  [default: where the model has them]")
-@click.option("--contexts", "n_top", type=int, default=8, show_default=True, help="Contexts with the largest activations.")
-@click.option("--sampled", "n_sample", type=int, default=4, show_default=True, help="Contexts drawn from all it fires on.")
-@click.option("--promoted", "n_tokens", type=int, default=8, show_default=True, help="Promoted and suppressed tokens.")
-@click.option("--n-features", type=int, default=12, show_default=True, help="Features to list where none is named.")
+@click.option("--contexts", "n_top", type=click.IntRange(1), default=8, show_default=True, help="Contexts with the largest activations.")
+@click.option("--sampled", "n_sample", type=click.IntRange(1), default=4, show_default=True, help="Contexts drawn from all it fires on.")
+@click.option("--promoted", "n_tokens", type=click.IntRange(1), default=8, show_default=True, help="Promoted and suppressed tokens.")
+@click.option("--n-features", type=click.IntRange(1), default=12, show_default=True, help="Features to list where none is named.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the drawn contexts.")
 def command(screen: Screen, fit: str, features: tuple[int, ...], n_features: int, **settings: Any) -> None:
     """Show where the FEATUREs of FIT are active and which tokens they promote; without a FEATURE, list the strongest ones."""
@@ -51,7 +51,10 @@ def _model(screen: Screen, path: Path, fit: Decomposition, name: str | None, log
 
     if logits is False:
         return None
-    return open_model({path: fit}, name) if logits or name else optional_model({path: fit}, screen.remark)
+    lm = open_model({path: fit}, name) if logits or name else optional_model({path: fit}, screen.remark)
+    if logits and lm is not None:
+        lm.require_logits()
+    return lm
 
 
 def _strongest(fit: Decomposition, rows: Rows, n: int) -> Mapping[int, Any]:

@@ -15,6 +15,7 @@ _OPTIONS = (
     click.option("--model-dtype", help="Precision the model runs in: float32, float16, bfloat16 or auto.  [default: float32 on a CPU]"),
     click.option("--device", help="Where it runs, for instance cuda:0 or cpu.  [default: the first GPU, else the CPU]"),
     click.option("--device-map", help="Spread it over devices as accelerate does, for instance auto."),
+    click.option("--fast", is_flag=True, help="Fewer, better kernels for a float32 model on a CPU; activations differ by about 1e-7."),
     click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model. Off unless asked."),
 )
 
@@ -31,5 +32,5 @@ def opened(name: str, settings: MutableMapping[str, Any]) -> LanguageModel:
     from armillary.app.subjects import model_name
     from armillary.lm.model import LanguageModel
 
-    how = {key: settings.pop(key) for key in ("revision", "device", "device_map", "trust_remote_code")}
+    how = {key: settings.pop(key) for key in ("revision", "device", "device_map", "trust_remote_code", "fast")}
     return LanguageModel(model_name(name), dtype=settings.pop("model_dtype"), **how)

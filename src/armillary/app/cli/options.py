@@ -162,7 +162,7 @@ def _of_field(name: str, field: FieldInfo) -> click.Option:
         settings["is_flag"] = True
     else:
         settings |= {"type": str if field.annotation is str else typed, "metavar": metavar(field.annotation)}
-    return click.Option([spelling], help=_help(field), **settings)
+    return click.Option([spelling, name], help=_help(field), **settings)
 
 
 def _help(field: FieldInfo) -> str:

@@ -9,7 +9,7 @@ from armillary.errors import InputError, nearest
 
 def near(path: Path) -> str:
     """ " (did you mean 'runs/x'?)" where something beside `path` is called nearly so, else ""."""
-    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    siblings = [entry.name for entry in path.parent.iterdir() if entry != path] if path.parent.is_dir() else []
     close = nearest(path.name, siblings, n=1)
     return f" (did you mean '{path.parent / close[0]}'?)" if close else ""
 

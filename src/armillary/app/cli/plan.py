@@ -20,7 +20,7 @@ from armillary.app.cli.screen import Screen
 @click.option("--dtype", default="bf16", show_default=True, help="Precision of the stored rows: bf16, fp32, fp16 or int8.")
 @click.option("--context", type=int, help="Tokens of a window at most.  [default: the model's, at most 512]")
 @click.option("--stride", type=int, help="Tokens between the windows of a long document.  [default: no overlap]")
-@click.option("--shard-rows", type=int, help="Rows of a shard.  [default: about 32 MB]")
+@click.option("--shard-rows", type=int, help="Rows of a shard.  [default: about 31 MiB]")
 @click.option("--batch-tokens", type=int, default=4096, show_default=True, help="Tokens of one forward pass.")
 @click.option("--out", default=".", show_default=True, help="Where the harvest will be written.")
 @model_options

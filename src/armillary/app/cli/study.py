@@ -48,7 +48,7 @@ command = Studies(
 def _command(name: str, study: Any) -> click.Command:
     params: list[click.Parameter] = [
         click.Argument(["fits"], nargs=-1, required=True),
-        click.Option(["--acts"], help="Activations to measure on.  [default: those the fit was made from]"),
+        click.Option(["--acts"], help="Activations to measure on.  [default: the store the fit was made from, there what was held out]"),
         click.Option(["--model"], help="Model to run.  [default: the one the fit was made from]"),
         click.Option(["--out"], help="Report to write: .html, .json or .md. It must not exist."),
     ]

@@ -22,5 +22,5 @@ def first_sentence(module: str) -> str:
 def help_text(docstring: str | None) -> str:
     """A docstring as a help page: without its sections on arguments and errors, and with indented blocks kept as they are."""
     paragraphs = inspect.cleandoc(docstring or "").split("\n\n")
-    kept = [text for text in paragraphs if not text.startswith(("Args:", "Raises:", "Returns:"))]
+    kept = [text for text in paragraphs if not text.startswith(("Args:", "Raises:", "Returns:", "Warns:"))]
     return "\n\n".join(f"\b\n{text}" if text.startswith("    ") else text for text in kept)

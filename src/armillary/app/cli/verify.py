@@ -33,6 +33,8 @@ def check(root: Path) -> Iterator[dict[str, Any]]:
     """One entry per store, artifact and run record at or below `root`: path, kind, bytes, whether it is complete, and the damage or ""."""
     for record in sorted([*root.rglob("manifest.json"), *root.rglob("run.json")]):
         kind, verify = _kind(record)
+        if verify is None:
+            continue
         entry = {"path": str(record.parent), "kind": kind, "bytes": 0, "is_complete": True, "damage": ""}
         try:
             yield entry | verify(record.parent)
@@ -41,10 +43,21 @@ def check(root: Path) -> Iterator[dict[str, Any]]:
 
 
 def _kind(record: Path) -> tuple[str, Any]:
+    """What the record is of, and how that is verified; None for another program's."""
+    try:
+        data = json.loads(record.read_text())
+    except ValueError:  # whose it is can only be told by what lies beside it
+        data = (
+            {"kind": "demo"} if record.name == "run.json" else {"value": None} if (record.parent / "weights.safetensors").is_file() else {}
+        )
+    told = data if isinstance(data, dict) else {}
     if record.name == "run.json":
-        return "run", _verify_run
-    is_store = (record.parent / "shards").is_dir()
-    return ("store", _verify_store) if is_store else ("artifact", _verify_artifact)
+        return "run", _verify_run if told.get("kind") == "demo" else None
+    if "value" in told:
+        return "artifact", _verify_artifact
+    from armillary.core.store.manifest import KIND
+
+    return "store", _verify_store if told.get("kind") == KIND or (record.parent / "shards").is_dir() else None
 
 
 def _verify_store(folder: Path) -> dict[str, Any]:

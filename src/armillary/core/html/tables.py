@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,7 +83,7 @@ def scale(estimate: Estimate) -> Html:
 def places(estimate: Estimate) -> dict[str, float]:
     """Where value, low, high, null and ceiling lie on a line, 0 to 1, null left of ceiling; {} without a null or a ceiling."""
     marks = _marks(estimate)
-    if estimate.value is None or not {"null", "ceiling"} & set(marks):
+    if "value" not in marks or not {"null", "ceiling"} & set(marks):
         return {}
     lowest, highest = min(marks.values()), max(marks.values())
     span = (highest - lowest) or 1.0
@@ -93,12 +94,14 @@ def places(estimate: Estimate) -> dict[str, float]:
 def _marks(estimate: Estimate) -> dict[str, float]:
     interval = {} if estimate.low is None or estimate.high is None else {"low": estimate.low, "high": estimate.high}
     named = {"value": estimate.value, **interval, "null": estimate.null, "ceiling": estimate.ceiling}
-    return {name: mark for name, mark in named.items() if mark is not None}
+    return {name: mark for name, mark in named.items() if mark is not None and math.isfinite(mark)}
 
 
 def way(estimate: Estimate) -> float | None:
     """How much of the way from null to ceiling the value has gone; None where either is missing or they are equal."""
     if estimate.value is None or estimate.null is None or estimate.ceiling is None or estimate.null == estimate.ceiling:
+        return None
+    if not all(map(math.isfinite, (estimate.value, estimate.null, estimate.ceiling))):
         return None
     return (estimate.value - estimate.null) / (estimate.ceiling - estimate.null)
 

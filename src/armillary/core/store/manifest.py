@@ -143,7 +143,7 @@ def parse_manifest(path: Path, data: bytes) -> Manifest:
         return Manifest.model_validate(found)
     except MismatchError:
         raise
-    except (ValidationError, ValueError):
+    except (ValidationError, ValueError, AttributeError, KeyError, TypeError):
         raise CorruptFileError(f"{path} cannot be read as a manifest of activations; it was cut short or edited") from None
 
 

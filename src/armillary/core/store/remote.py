@@ -10,8 +10,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from armillary.core.artifact import write_atomic
+from armillary.core.filesystem import filesystem
 from armillary.core.store.manifest import MANIFEST, SHARDS, Manifest, parse_manifest, read_manifest
 from armillary.core.store.shards import FileEntry
+from armillary.errors import CorruptFileError, InputError
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -31,32 +34,47 @@ def pull(url: str) -> Path:
     if system.exists(f"{root}/{MANIFEST}"):
         data = system.cat_file(f"{root}/{MANIFEST}")
         _fetch(system, root, folder, parse_manifest(Path(f"{url}/{MANIFEST}"), data))
-        (folder / MANIFEST).write_bytes(data)
+        write_atomic(folder / MANIFEST, data)
     return folder
 
 
 def _fetch(system: Any, root: str, folder: Path, manifest: Manifest) -> None:
     (folder / SHARDS).mkdir(parents=True, exist_ok=True)
-    here = {entry for entry in _listed(folder) if (folder / entry.name).is_file()}
+    listed = set(_listed(folder))
     for entry in manifest.files:
-        if entry not in here:
-            system.get_file(f"{root}/{entry.name}", str(folder / entry.name))
+        path = folder / entry.name
+        if entry not in listed or not path.is_file() or path.stat().st_size != entry.bytes:
+            _get(system, f"{root}/{entry.name}", path)
+
+
+def _get(system: Any, source: str, path: Path) -> None:
+    """Fetch a file that appears whole or not at all, whoever else is fetching it."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        system.get_file(source, str(scratch))
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _listed(folder: Path) -> list[FileEntry]:
-    return read_manifest(folder).files if (folder / MANIFEST).is_file() else []
+    """The files the mirror says it holds; none where its manifest is missing or torn."""
+    try:
+        return read_manifest(folder).files
+    except (InputError, CorruptFileError):
+        return []
 
 
 def push(folder: Path, url: str) -> None:
-    """Copy a store to a URL, its manifest last."""
+    """Copy a store to a URL, its manifest last; nothing to do where that manifest is there already."""
     system, root = _system(url)
+    if system.exists(f"{root}/{MANIFEST}") and system.cat_file(f"{root}/{MANIFEST}") == (folder / MANIFEST).read_bytes():
+        return
     system.makedirs(f"{root}/{SHARDS}", exist_ok=True)
     for name in [*(entry.name for entry in read_manifest(folder).files), MANIFEST]:
         system.put_file(str(folder / name), f"{root}/{name}")
 
 
 def _system(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
-    system, root = url_to_fs(url)
+    system, root = filesystem(url)
     return system, root.rstrip("/")

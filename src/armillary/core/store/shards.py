@@ -77,7 +77,7 @@ def write_columns(folder: Path, name: str, columns: Mapping[str, Column]) -> Fil
     return write_chunks(folder, name, _encoded(ordered))
 
 
-def _encoded(columns: Mapping[str, Column]) -> Iterator[memoryview]:
+def _encoded(columns: Mapping[str, Column]) -> Iterator[memoryview | bytes]:
     header: dict[str, Any] = {}
     end = 0
     for name, part in columns.items():
@@ -88,7 +88,7 @@ def _encoded(columns: Mapping[str, Column]) -> Iterator[memoryview]:
     yield memoryview(len(text).to_bytes(8, "little") + text)
     for part in columns.values():
         for chunk in part.chunks:
-            yield chunk.contiguous().flatten().view(torch.uint8).numpy().data
+            yield chunk.contiguous().flatten().view(torch.uint8).numpy().data if chunk.numel() else b""
 
 
 def write_chunks(folder: Path, name: str, chunks: Iterable[memoryview | bytes]) -> FileEntry:

@@ -39,7 +39,7 @@ from armillary.core.tokens import Document, Tokens
 #: Arrays of `Tokens` that have one entry per token.
 PER_TOKEN = ("ids", "document", "position", "span", "is_special", "is_row")
 # Names this writer gives to files, finished or not
-_OWN = re.compile(rf"({SHARDS}/)?\.?(\d{{5,}}\..*|tokens|documents|manifest)\.(safetensors|jsonl|json\.tmp)(\.tmp)?")
+_OWN = re.compile(rf"{SHARDS}/\.?\d{{5,}}\.[^/]*\.(safetensors|jsonl)(\.tmp)?|\.?({TOKENS}|{DOCUMENTS})(\.tmp)?|\.{MANIFEST}\.tmp")
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,12 @@ class StoreWriter:
         bare = tuple(shard.model_copy(update={"tokens": None, "documents": None}) for shard in self.manifest.shards)
         self._list(shards=bare, tokens=tokens, documents=documents, skipped=dict(skipped), complete=True)
         self._remove_leftovers()
+
+    def remove(self) -> None:
+        """Take back a store without rows: its manifest and what no manifest lists."""
+        self._remove_leftovers()
+        (self.folder / SHARDS).rmdir()
+        (self.folder / MANIFEST).unlink()
 
     def _list(self, **changes: Any) -> None:
         self.manifest = self.manifest.model_copy(update=changes)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from armillary.core import distributed
 from armillary.core.decomposition import Decomposition
+from armillary.core.devices import device_of
 from armillary.core.dictionary import Dictionary
 from armillary.core.method import Consumer, Method, Pass, one_to_one
 from armillary.core.moments import Moments
@@ -170,6 +171,8 @@ class SAEFit(Consumer):
 
     def __init__(self, method: SAE, rows: Rows, *, seed: int, start: Decomposition | None) -> None:
         self.method, self.layout, self.seed = method, rows.layout, seed
+        if method.device is not None:
+            device_of(method.device)
         self.d = width(rows.layout)
         self.recipe = method.recipe(rows.n_rows, self.d)
         self._start = None if start is None else _weights_of(start, method.n_features, self.d)
