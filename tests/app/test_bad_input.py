@@ -164,3 +164,52 @@ def test_what_needs_logits_asked_of_an_encoder(run: Run, bert: Path, text: Path,
 def test_activations_of_another_model(run: Run, bert: Path, sae: Path, text: Path, tmp_path: Path) -> None:
     assert harvest(run, bert, tmp_path / "acts", text=text).code == 0
     refused(run("study", "fidelity", sae, "--acts", tmp_path / "acts"), "acts", "tiny-gpt2", "--acts")
+
+
+# ---------------------------------------------------------------- values that are numbers, but no use
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--seed", -1), ("seed", "-1")),
+        (("--seed", 10**19), ("seed", "from 0 to")),
+        (("--lr", "inf"), ("'lr'", "finite", "inf")),
+        (("--lr", "1e30", "--n-steps", 20), ("no longer finite", "lower its lr")),
+        (("--device", "cuda:77"), ("'cuda:77'", "there is: cpu")),
+        (("--device", "gpu"), ("'gpu'", "there is: cpu")),
+    ],
+)
+def test_a_training_that_cannot_work(run: Run, acts: Path, tmp_path: Path, options: tuple[Any, ...], words: tuple[str, ...]) -> None:
+    sizes = ("--n-features", 8, "--k", 2, "--n-steps", 3)
+    refused(run("fit", "topk-sae", acts, "--site", "resid_post.1", "--out", tmp_path / "fit", *sizes, *options), *words)
+    assert not (tmp_path / "fit").exists()
+
+
+def test_a_list_where_one_value_is_meant(run: Run, acts: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("seed: [8, 9]\n")
+    refused(
+        run("fit", "pca", acts, "--site", "resid_post.1", "--out", tmp_path / "fit", "--config", tmp_path / "c.yaml"), "'seed'", "[8, 9]"
+    )
+
+
+def test_no_promoted_tokens_at_all(run: Run, sae: Path) -> None:
+    refused(run("inspect", sae, 3, "--promoted", 0), "--promoted", "0")
+
+
+def test_a_refused_harvest_leaves_nothing_behind(run: Run, gpt2: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "there").mkdir()
+    for out, is_left in ((tmp_path / "new", False), (tmp_path / "there", True)):
+        refused(harvest(run, gpt2, out, text=tmp_path / "empty.txt"), "is empty")
+        assert out.exists() is is_left and not (is_left and list(out.iterdir()))
+
+
+def test_a_demo_does_not_take_a_foreign_folder_for_its_own(run: Run, gpt2: Path, text: Path, tmp_path: Path) -> None:
+    for record in ("x", '{"x": 1}', "[1]"):
+        (tmp_path / "run.json").write_text(record)
+        refused(run("demo", "--model", gpt2, "--text", text, "--out", tmp_path), "exists and is not empty")
+
+
+def test_a_revision_of_a_model_that_has_one(run: Run, text: Path, tmp_path: Path) -> None:
+    refused(harvest(run, "arm-tiny", tmp_path / "acts", "--revision", "abc", text=text), "one revision", "'abc'")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from armillary.core import activations, artifact
+from armillary.methods import METHODS
 
 Run = Any
 
@@ -178,3 +180,41 @@ def test_every_command_has_help(arguments: tuple[str, ...], run: Run) -> None:
 def test_json_is_all_there_is_on_stdout(run: Run, sae: Path) -> None:
     answer = run("verify", sae, "--json")
     assert json.loads(answer.out)["ok"] is True and answer.out.count("\n") == 1
+
+
+#: What each method is told besides the site: sizes that the tiny store allows.
+SMALL = {
+    "diffmeans": ["--label", "kind"],
+    "ica": ["--n-components", 2],
+    "kmeans": ["--n-features", 3],
+    "pca": ["--n-components", 2],
+    "probe": ["--label", "kind", "--C", 0.5],
+    "topk-sae": ["--n-features", 8, "--k", 2, "--n-steps", 3],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_fits_from_the_command_line(run: Run, acts: Path, tmp_path: Path, method: str) -> None:
+    answer = run("fit", method, acts, "--site", "resid_post.1", "--out", tmp_path / "fit", *SMALL[method])
+    assert answer.code == 0, answer.err
+    assert artifact.load(tmp_path / "fit").n_features >= 1
+
+
+def test_verify_leaves_other_programs_files_alone(run: Run, acts: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text('{"name": "a web app"}')
+    (tmp_path / "other" / "run.json").write_text("[1]")
+    shutil.copytree(acts, tmp_path / "acts")
+    answer = run("verify", tmp_path, "--json")
+    assert answer.code == 0, answer.err
+    assert [entry["path"] for entry in answer.json["checked"]] == [str(tmp_path / "acts")]
+    shutil.rmtree(tmp_path / "acts" / "shards")
+    assert run("verify", tmp_path).code == 1
+
+
+def test_one_text_shows_as_many_contexts_as_were_asked_for(run: Run, gpt2: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("the cat sat on the mat and the fox watched. " * 20)
+    assert run("harvest", gpt2, "--site", "embed", "--text", tmp_path / "one.txt", "--out", tmp_path / "acts").code == 0
+    assert run("fit", "pca", tmp_path / "acts", "--out", tmp_path / "pca", "--n-components", 2).code == 0
+    answer = run("inspect", tmp_path / "pca", 0, "--contexts", 5, "--json")
+    assert len(answer.json["features"][0]["top"]) == 5

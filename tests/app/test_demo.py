@@ -194,3 +194,13 @@ def test_the_default_text_is_half_real_and_half_world_at_any_length() -> None:
         count[document.labels["source"]] += len(document.text)
         assert abs(count["real"] - count["world"]) <= texts.LONGEST
     assert min(count.values()) > 100_000
+
+
+@pytest.mark.slow
+def test_a_site_that_is_a_module_of_another_width(run: Run, gpt2: Path, text: Path, tmp_path: Path) -> None:
+    site = "path:transformer.h.1.attn.c_attn.output"
+    answer = run("demo", "--model", gpt2, "--text", text, "--out", tmp_path / "run", "--site", site)
+    assert answer.code == 0, answer.err
+    page = (tmp_path / "run" / "report.html").read_text()
+    named = re.search(r"armillary study fidelity (\S+?)<", page)
+    assert named and Path(named[1]).is_dir()

@@ -415,3 +415,11 @@ def test_a_harvest_is_a_mapping(tmp_path: Path) -> None:
     acts = build(tmp_path / "s")
     assert acts.get("nonsense") is None and acts.get("resid_post.1") is acts[A]
     assert "nonsense" not in acts and "resid_post.99" not in acts and "resid_post.1" in acts
+
+
+def test_a_store_that_was_stopped_before_its_first_shard_is_empty(tmp_path: Path) -> None:
+    entry = ModelEntry(name="m", revision="r", n_layers=2, dtype="float32", tokenizer="t")
+    header = Manifest(model=entry, sites=site_entries({A: 6}), dtype="bf16", policy={}, versions={})
+    StoreWriter.begin(tmp_path / "s", header, resume=True)
+    acts = store.open(tmp_path / "s")
+    assert (len(acts.tokens), acts.tokens.n_sequences, acts[A].n_rows, list(acts[A].batches(4))) == (0, 0, 0, [])

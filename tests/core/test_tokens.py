@@ -127,3 +127,14 @@ def test_empty_tokens_are_allowed() -> None:
 def test_a_document_knows_its_bytes_and_hash() -> None:
     document = Document("ü", labels={"kind": "letter"})
     assert document.data == b"\xc3\xbc" and len(document.sha256) == 64 and document.sha256 != Document("u").sha256
+
+
+def test_equal_texts_are_aligned_one_by_one() -> None:
+    document = np.array([0, 0, 1, 1])
+    span = np.array([[0, 1], [1, 2], [0, 1], [1, 2]])
+    flags = np.zeros(4, bool)
+    twice = Tokens(
+        np.arange(4), np.array([0, 2, 4]), document, np.array([0, 1, 0, 1]), span, flags, ~flags, (Document("ab"), Document("ab"))
+    )
+    mine, theirs, share = twice.align(twice)
+    assert mine.tolist() == theirs.tolist() == [0, 1, 2, 3] and share == 1.0

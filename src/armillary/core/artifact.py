@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -246,8 +246,19 @@ def replacing(path: Path) -> Iterator[Path]:
             with open(scratch, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(scratch, path)
+            _flush_names(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _flush_names(folder: Path) -> None:
+    """Write the folder's list of names to the disk, and with it all renames before; not every system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def file_sha256(path: Path) -> str:

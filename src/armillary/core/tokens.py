@@ -9,6 +9,7 @@ the alignment of two tokenizations need no tokenizer.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -193,13 +194,17 @@ class Tokens:
         return rows[0], rows[1], rows.shape[1] / max(1, self.n_rows)
 
     def _ends(self) -> dict[str, tuple[Ints, Ints]]:
-        """Per document text: the rows and the byte after each row's last one."""
+        """Per document text (and which of several equal texts it is): the rows and the byte after each row's last one."""
         token = self.rows
         document, end = self.document[token], self.span[token, 1]
-        found = {}
-        for index in np.unique(document[document >= 0]):
-            rows = np.flatnonzero(document == index)
-            found[self.documents[int(index)].sha256] = (rows, end[rows])
+        order = np.argsort(document, kind="stable")
+        found: dict[str, tuple[Ints, Ints]] = {}
+        n_equal: Counter[str] = Counter()
+        for rows in np.split(order, np.flatnonzero(np.diff(document[order])) + 1):
+            if len(rows) and document[rows[0]] >= 0:
+                sha = self.documents[int(document[rows[0]])].sha256
+                found[f"{sha}/{n_equal[sha]}"] = (rows, end[rows])
+                n_equal[sha] += 1
         return found
 
 
