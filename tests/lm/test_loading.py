@@ -146,3 +146,14 @@ def test_a_twin_does_not_pass_for_the_commit_it_was_drawn_from(folder: Path) -> 
     lm.module.config._commit_hash = lm._commit = "0123456789"
     assert lm.revision == "0123456789"
     assert "0123456789" not in (lm.randomized().revision, LanguageModel(lm.module).revision)
+
+
+def test_weights_that_a_checkpoint_lacks_are_the_same_in_every_load(tmp_path: Path) -> None:
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    RobertaForMaskedLM(RobertaConfig(vocab_size=30, **sizes)).save_pretrained(tmp_path)  # without a pooler, which the bare model has
+    torch.manual_seed(1)
+    first, before = LanguageModel(tmp_path), torch.random.get_rng_state()
+    assert first.revision == LanguageModel(tmp_path).revision
+    assert torch.equal(before, torch.random.get_rng_state())

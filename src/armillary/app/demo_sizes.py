@@ -59,7 +59,7 @@ class Sizes:
         """
         if n < LEAST_ROWS:
             raise TooFewRowsError(f"the text gives {n} tokens, the demo needs at least {LEAST_ROWS}; give a longer --text")
-        n_features = min(FEATURES, max(8, n // 40))
+        n_features = min(FEATURES, max(8, n // 32))
         batch = min(BATCH, max(16, n // 4))
         steps = round(min(STEPS, WORK / (n_features * d), 40 * n / batch))
         k = min(CODES, max(2, n_features // 32))

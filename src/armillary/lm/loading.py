@@ -80,7 +80,9 @@ def load(request: Request) -> tuple[Any, Any]:
     where = _resolve(request.name)
     is_local = Path(where).is_dir() or not _reaches_hub()
     options = {"revision": request.revision, "trust_remote_code": request.trust_remote_code, "local_files_only": is_local}
-    with _readable(request.name), _quiet():
+    # What the checkpoint lacks (an encoder's pooler, say) is drawn anew by transformers: always the same, or no two loads were equal.
+    with _readable(request.name), _quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)
         config = transformers.AutoConfig.from_pretrained(where, **options)
         kind = _model_class(config, request.name)
         placed = {} if request.device_map is None else {"device_map": request.device_map}
