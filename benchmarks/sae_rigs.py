@@ -1,4 +1,4 @@
-"""How each implementation is asked for one TopK training step, and for codes and reconstructions.
+"""How each implementation is asked for one TopK or BatchTopK training step, and for codes and reconstructions.
 
 Every rig goes through the package's own training objects wherever those accept plain tensors. All train with Adam at one learning rate
 after a linear warm-up, in float32, with no logging, and with windows so long that no latent counts as dead.
@@ -18,11 +18,13 @@ class Armillary:
 
     def __init__(self, c, defaults):
         from armillary.core.rows import TensorRows
+        from armillary.methods.sae.batch_topk import BatchTopKSAE
         from armillary.methods.sae.topk import TopKSAE
 
+        kind = {"topk": TopKSAE, "batch_topk": BatchTopKSAE}[c.variant]
         same = {"lr": c.lr, "warmup": c.n_warmup / c.n_steps, "decay": 0.0, "dead_after_tokens": FOREVER}
         self.version = version("armillary")
-        method = TopKSAE(n_features=c.d_sae, k=c.k, n_steps=c.n_steps, batch_size=c.batch, **({} if defaults else same))
+        method = kind(n_features=c.d_sae, k=c.k, n_steps=c.n_steps, batch_size=c.batch, **({} if defaults else same))
         self.fitting = method.consumer(TensorRows(torch.zeros(c.batch * c.n_steps, c.d_in)), seed=0, start=None)
 
     def start(self, x):
@@ -47,13 +49,15 @@ class Armillary:
 
 class SAELens:
     def __init__(self, c):
-        from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+        import sae_lens
         from sae_lens.config import LoggingConfig, SAETrainerConfig
         from sae_lens.training.sae_trainer import SAETrainer
 
         self.version = version("sae-lens")
         size = {"d_in": c.d_in, "d_sae": c.d_sae, "k": c.k}
-        self.sae = TopKTrainingSAE(TopKTrainingSAEConfig(**size, dtype="float32", device="cpu", apply_b_dec_to_input=True))
+        name = {"topk": "TopKTrainingSAE", "batch_topk": "BatchTopKTrainingSAE"}[c.variant]
+        settings = getattr(sae_lens, f"{name}Config")(**size, dtype="float32", device="cpu", apply_b_dec_to_input=True)
+        self.sae = getattr(sae_lens, name)(settings)
         config = SAETrainerConfig(
             total_training_samples=FOREVER,
             train_batch_size_samples=c.batch,
@@ -88,11 +92,14 @@ class SAELens:
 
 class DictionaryLearning:
     def __init__(self, c):
+        from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
         from dictionary_learning.trainers.top_k import TopKTrainer
 
         self.version = version("dictionary-learning")
         size = {"activation_dim": c.d_in, "dict_size": c.d_sae, "k": c.k}
-        self.trainer = TopKTrainer(steps=FOREVER, layer=0, lm_name="", lr=c.lr, warmup_steps=c.n_warmup, device="cpu", seed=0, **size)
+        kind = {"topk": TopKTrainer, "batch_topk": BatchTopKTrainer}[c.variant]
+        size["threshold_start_step"] = max(0, c.n_steps - 100)
+        self.trainer = kind(steps=FOREVER, layer=0, lm_name="", lr=c.lr, warmup_steps=c.n_warmup, device="cpu", seed=0, **size)
         self.n_steps = 0
 
     def start(self, x):
@@ -166,10 +173,11 @@ class Overcomplete:
 
         for name in ("timm", "timm.data", "torchvision", "torchvision.transforms"):  # for its vision models only
             sys.modules.setdefault(name, MagicMock())
-        from overcomplete.sae import TopKSAE, train_sae
+        from overcomplete.sae import BatchTopKSAE, TopKSAE, train_sae
 
         self.version = version("overcomplete")
-        self.sae, self.train = TopKSAE(c.d_in, nb_concepts=c.d_sae, top_k=c.k, device="cpu"), train_sae
+        kind, k = {"topk": (TopKSAE, c.k), "batch_topk": (BatchTopKSAE, c.k * c.batch)}[c.variant]  # it counts over the batch
+        self.sae, self.train = kind(c.d_in, nb_concepts=c.d_sae, top_k=k, device="cpu"), train_sae
         self.adam = torch.optim.Adam(self.sae.parameters(), lr=c.lr)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adam, lambda i: min(1.0, (i + 1) / max(1, c.n_warmup)))
 

@@ -1,4 +1,4 @@
-"""TopK SAE training and inference against the peers: tokens per second in interleaved rounds, and loss after equal tokens.
+"""TopK and BatchTopK SAE training and inference against the peers: tokens per second in interleaved rounds, and loss after equal tokens.
 
 python benchmarks/sae_training.py             # about 25 minutes on two cores, and 6 GB of environments the first time
 python benchmarks/sae_training.py --smoke     # seconds: does every rig still run?
@@ -38,10 +38,14 @@ class Shape:
     n_steps: int
     lr: float
     n_warmup: int = 20
+    variant: str = "topk"
 
 
-FULL = [Shape(512, 8192, 32, 2048, n_steps=300, lr=4e-3), Shape(512, 8192, 32, 4096, n_steps=300, lr=4e-3)]
-SMOKE = [Shape(32, 256, 4, 64, n_steps=6, lr=4e-3, n_warmup=2)]
+FULL = {
+    "topk": [Shape(512, 8192, 32, 2048, n_steps=300, lr=4e-3), Shape(512, 8192, 32, 4096, n_steps=300, lr=4e-3)],
+    "batch_topk": [Shape(512, 8192, 32, 2048, n_steps=300, lr=4e-3, variant="batch_topk")],
+}
+SMOKE = {variant: [Shape(32, 256, 4, 64, n_steps=6, lr=4e-3, n_warmup=2, variant=variant)] for variant in FULL}
 
 
 def planted(shape: Shape, n: int, folder: Path) -> None:
@@ -71,6 +75,11 @@ def _rows(rng: np.random.Generator, n: int, parts: NDArray[np.float32], share: N
     return codes.astype(np.float32) @ parts
 
 
+def peers(shape: Shape) -> dict[str, str]:
+    """The peers that have the variant."""
+    return {name: place for name, place in PEERS.items() if shape.variant == "topk" or name != "sparsify"}
+
+
 def start(names: dict[str, str], shape: Shape, data: Path, threads: int) -> list[lab.Worker]:
     settings = {"data": str(data), **asdict(shape)}
     return [lab.Worker(environment, "sae_rigs", name, threads=threads, settings=settings) for name, environment in names.items()]
@@ -78,7 +87,7 @@ def start(names: dict[str, str], shape: Shape, data: Path, threads: int) -> list
 
 def speed(shape: Shape, data: Path, *, threads: int, n_rounds: int, steps: int) -> str:
     """Interleaved rounds of a few steps of training, then of inference."""
-    workers = start({OURS: OURS, **PEERS}, shape, data, threads)
+    workers = start({OURS: OURS, **peers(shape)}, shape, data, threads)
     train = lab.rounds(workers, n_rounds, "train", n=steps)
     infer = lab.rounds(workers, n_rounds, "infer", n=steps)
     tokens = steps * shape.batch
@@ -91,7 +100,8 @@ def speed(shape: Shape, data: Path, *, threads: int, n_rounds: int, steps: int) 
         rows.append([f"{worker.name} {worker.version}", rates[0], f"{faster:.2f} x", cpu, rates[1], max(a.peak_mb for a in trained)])
         worker.close()
     title = (
-        f"## Speed: {shape.d_in} -> {shape.d_sae}, k {shape.k}, batch {shape.batch}, {threads} threads, {n_rounds} rounds of {steps} steps"
+        f"## Speed of {shape.variant}: {shape.d_in} -> {shape.d_sae}, k {shape.k}, batch {shape.batch}, "
+        f"{threads} threads, {n_rounds} rounds of {steps} steps"
     )
     return f"{title}\n\n{lab.table(COLUMNS, rows)}"
 
@@ -99,7 +109,7 @@ def speed(shape: Shape, data: Path, *, threads: int, n_rounds: int, steps: int) 
 def quality(shape: Shape, data: Path, *, threads: int) -> str:
     """Each trained alone on the same batches in the same order."""
     rows = []
-    for name, environment in {OURS: OURS, f"{OURS}, its defaults": OURS, **PEERS}.items():
+    for name, environment in {OURS: OURS, f"{OURS}, its defaults": OURS, **peers(shape)}.items():
         (worker,) = start({name: environment}, shape, data, threads)
         trained = worker("train", n=shape.n_steps)
         found = worker("quality").value
@@ -107,7 +117,8 @@ def quality(shape: Shape, data: Path, *, threads: int) -> str:
         worker.close()
         print(rows[-1], flush=True)
     tokens = shape.n_steps * shape.batch
-    title = f"## Loss after {tokens:,} tokens: {shape.d_in} -> {shape.d_sae}, Adam at {shape.lr} after {shape.n_warmup} steps of warm-up"
+    rate = f"Adam at {shape.lr} after {shape.n_warmup} steps of warm-up"
+    title = f"## Loss of {shape.variant} after {tokens:,} tokens: {shape.d_in} -> {shape.d_sae}, {rate}"
     return f"{title}\n\nHeld-out rows; dead = never fires on 8,192 of them.\n\n{lab.table(QUALITY, rows)}"
 
 
@@ -115,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="tiny shapes, nothing is written")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--variant", choices=FULL, help="this one only; by default both")
     parser.add_argument("--no-quality", action="store_true", help="speed only")
     parser.add_argument("--only", nargs="*", choices=PEERS, help="these peers only")
     parser.add_argument(
@@ -123,9 +135,10 @@ def main() -> None:
     options = parser.parse_args()
     for name in [name for name in PEERS if options.only is not None and name not in options.only]:
         del PEERS[name]
-    about, shapes = lab.machine(), SMOKE if options.smoke else FULL
+    variants = [options.variant] if options.variant else list(FULL)
+    about, shapes = lab.machine(), [shape for variant in variants for shape in (SMOKE if options.smoke else FULL)[variant]]
     if options.shape:
-        shapes = [Shape(*options.shape, lr=4e-3)]
+        shapes = [Shape(*options.shape, lr=4e-3, variant=variant) for variant in variants]
     sections = []
     for i, shape in enumerate(shapes):
         with tempfile.TemporaryDirectory() as folder:
@@ -133,11 +146,12 @@ def main() -> None:
             settings = {"n_rounds": 1, "steps": 2} if options.smoke else {"n_rounds": 7, "steps": 3}
             sections.append(speed(shape, Path(folder), threads=options.threads, **settings))
             print(sections[-1], flush=True)
-            if i == 0 and not options.no_quality:
+            if not options.no_quality and shape.variant not in {earlier.variant for earlier in shapes[:i]}:
                 sections.append(quality(shape, Path(folder), threads=options.threads))
                 print(sections[-1], flush=True)
     if not options.smoke and not options.shape:
-        lab.write("sae-training", "TopK SAE training", sections, about)
+        name = "-".join(["sae-training", *([options.variant] if options.variant else [])]).replace("_", "-")
+        lab.write(name, "SAE training", sections, about)
 
 
 if __name__ == "__main__":

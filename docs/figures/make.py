@@ -155,6 +155,26 @@ def topk_sae() -> Figure:
     return figure
 
 
+def batch_topk_sae() -> Figure:
+    """How many codes rows get on held-out text, and what that buys over a fixed number."""
+    figure, (left, right) = panels(2)
+    rows, held_out = harvest()[SITE].split(0.8)
+    x, ks = matrix(held_out), [4, 8, 16, 32, 64]
+    sizes = {"n_features": 2048, "n_steps": 600, "batch_size": 2048}
+    fits = {kind: [kind(k=k, **sizes).fit(rows, seed=0) for k in ks] for kind in (arm.BatchTopKSAE, arm.TopKSAE)}
+    left.hist(fits[arm.BatchTopKSAE][2].encode(x).l0().numpy(), bins=range(0, 64, 2), color=BLUE)
+    left.axvline(16, color=INK, lw=0.8, ls=":")
+    left.set(xlabel="codes of a row, k = 16", ylabel="rows")
+    for kind, colour, name in ((arm.BatchTopKSAE, BLUE, "BatchTopK"), (arm.TopKSAE, ORANGE, "TopK")):
+        l0 = [float(fit.encode(x).l0().double().mean()) for fit in fits[kind]]
+        right.plot(l0, [fvu(fit, x) for fit in fits[kind]], "o-", ms=3, color=colour, label=name)
+    right.set(xlabel="mean l0", ylabel="FVU of held-out text", xscale="log", ylim=(0, None))
+    right.set_xticks(ks, map(str, ks))
+    right.minorticks_off()
+    right.legend(fontsize=7)
+    return figure
+
+
 def fidelity() -> Figure:
     """Nats lost to each reconstruction, with intervals, between the ceiling (0) and the null (mean ablation)."""
     figure, (left, right) = panels(2)
@@ -184,7 +204,7 @@ def fidelity() -> Figure:
     return figure
 
 
-FIGURES = {f.__name__: f for f in (pca, kmeans, ica, diffmeans, probe, topk_sae, fidelity)}
+FIGURES = {f.__name__: f for f in (pca, kmeans, ica, diffmeans, probe, topk_sae, batch_topk_sae, fidelity)}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or FIGURES:

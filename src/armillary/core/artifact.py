@@ -49,6 +49,7 @@ CLASSES: dict[str, str] = {
     "Site": "armillary.core.site",
     "Source": "armillary.core.site",
     "SubsetEncoder": "armillary.core.encoders",
+    "ThresholdEncoder": "armillary.methods.sae.encoders",
     "TopKEncoder": "armillary.methods.sae.encoders",
 }
 

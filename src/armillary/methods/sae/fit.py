@@ -29,7 +29,7 @@ from armillary.core.moments import Moments
 from armillary.core.rows import Batch, Rows, width
 from armillary.errors import InputError
 from armillary.methods.sae.curve import Curve
-from armillary.methods.sae.encoders import TopKEncoder
+from armillary.methods.sae.encoders import ThresholdEncoder, TopKEncoder
 from armillary.methods.sae.step import Selection, Weights
 from armillary.methods.sae.trainer import Recipe, Trainer, random_weights
 
@@ -235,7 +235,8 @@ class SAEFit(Consumer):
         points = self._run.curve.points
         record = {"final": points[-1], "curve": points}
         dictionary = Dictionary.of_directions(weights.W_dec, weights.b_dec)
-        return Decomposition(dictionary, self.method.selection().encoder(weights), **one_to_one(self.layout), provenance=record)
+        encoder = self.method.selection().encoder(weights, self._run.trainer.threshold / self._run.frame.scale)
+        return Decomposition(dictionary, encoder, **one_to_one(self.layout), provenance=record)
 
     def describe(self) -> str:
         return "" if self._run is None else str(self._run.curve)
@@ -248,6 +249,6 @@ def _weights_of(fit: Decomposition, m: int, d: int) -> Weights:
         InputError: it is not an autoencoder of M = `m` latents on rows of width `d`.
     """
     encoder = fit.encoder
-    if not isinstance(encoder, TopKEncoder) or tuple(encoder.W_enc.shape) != (m, d):
-        raise InputError(f"cannot go on from {fit!r}: a TopK autoencoder with {m} features on rows of width {d} is needed")
+    if not isinstance(encoder, TopKEncoder | ThresholdEncoder) or tuple(encoder.W_enc.shape) != (m, d):
+        raise InputError(f"cannot go on from {fit!r}: a sparse autoencoder with {m} features on rows of width {d} is needed")
     return Weights(encoder.W_enc, encoder.b_enc, fit.dictionary.atoms, encoder.center)

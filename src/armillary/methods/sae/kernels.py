@@ -51,6 +51,31 @@ def topk_linear(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor
     return torch.cat([value for value, _ in parts]), torch.cat([index for _, index in parts])
 
 
+def entries_above(x: Tensor, weight: Tensor, bias: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
+    """All entries of x @ weight.T + bias above `bound`, row after row, without ever holding [N, M]: value, row and column [E]."""
+    parts, first = [], 0
+    for part in torch.split(x, row_chunk(x, len(weight))):
+        value, row, column = _above(linear(part, weight, bias), bound)
+        parts.append((value, row + first, column))
+        first += len(part)
+    value, row, column = (torch.cat(each) for each in zip(*parts, strict=True))
+    return value, row, column
+
+
+def _above(p: Tensor, bound: float, g: int = 16) -> tuple[Tensor, Tensor, Tensor]:
+    """Entries of p [n, M] above `bound`: value, row (ascending) and column. Groups of g columns are screened by their maximum."""
+    n, width = p.shape
+    if width % g:
+        row, column = (p > bound).nonzero(as_tuple=True)
+        return p[row, column], row, column
+    m = width // g
+    row, group = (p.view(n, g, m).amax(1) > bound).nonzero(as_tuple=True)  # group j holds columns j, j + m, j + 2m, ...
+    columns = group[:, None] + torch.arange(0, width, m, device=p.device)  # [hits, g]
+    value = p[row[:, None], columns]
+    hit = value > bound
+    return value[hit], row[:, None].expand_as(hit)[hit], columns[hit]
+
+
 def bag(table: Tensor, index: Tensor, start: Tensor, weight: Tensor) -> Tensor:
     """[B, D] sums of weight[e] * table[index[e]] over each bag's entries, which begin at start[b] and end where the next bag begins."""
     return F.embedding_bag(index, table, start, per_sample_weights=weight, mode="sum")

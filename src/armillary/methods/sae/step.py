@@ -56,12 +56,14 @@ class Active:
         latent: [E] int64 latent of each code.
         row: [E] int64 row of each code, ascending.
         start: [N] int64 first code of each row.
+        cut: the smallest code that was kept, where one bound serves all rows.
     """
 
     value: Tensor
     latent: Tensor
     row: Tensor
     start: Tensor
+    cut: float | None = None
 
     @staticmethod
     def of_slots(value: Tensor, index: Tensor) -> Active:
@@ -80,8 +82,8 @@ class Selection(ABC):
         """The active codes of centred rows c [N, D]."""
 
     @abstractmethod
-    def encoder(self, weights: Weights) -> Encoder:
-        """The encoder that goes with trained weights."""
+    def encoder(self, weights: Weights, threshold: float) -> Encoder:
+        """The encoder that goes with trained weights; `threshold` is the running mean of `Active.cut`."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class TopK(Selection):
         value, index = topk_linear(c, weights.W_enc, weights.b_enc, self.k)
         return Active.of_slots(value.relu_(), index)
 
-    def encoder(self, weights: Weights) -> Encoder:
+    def encoder(self, weights: Weights, threshold: float) -> Encoder:
         return TopKEncoder(weights.W_enc, weights.b_enc, weights.b_dec, self.k)
 
 

@@ -21,6 +21,9 @@ from armillary.methods.sae.step import Active, Dead, Selection, Weights, gradien
 #: Norm of a row of the encoder at the start, for decoder rows of norm 1: the norm torch's linear layer starts with.
 ENCODER_NORM = 1 / math.sqrt(3)
 
+#: Share of the newest batch in the running mean of the threshold, once there are a hundred.
+THRESHOLD_RATE = 0.01
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -66,6 +69,7 @@ class Trainer:
     def __init__(self, weights: Weights, selection: Selection, recipe: Recipe) -> None:
         self.weights, self.selection, self.recipe = weights, selection, recipe
         self.n_steps = 0
+        self.threshold = 0.0  # running mean of the smallest code that was kept
         self.silent = torch.zeros(len(weights.b_enc), dtype=torch.int64, device=weights.b_enc.device)  # [M] rows since each latent fired
         self._mean = [torch.zeros_like(part) for part in weights.tensors()]  # Adam's first and second moments
         self._square = [torch.zeros_like(part) for part in weights.tensors()]
@@ -84,6 +88,8 @@ class Trainer:
         sums, fired = Sums.of(x, residual, active), _fired(active, len(weights.b_enc))
         distributed.sum_(*gradient.tensors(), sums.values, fired)
         self._descend(gradient)
+        if active.cut is not None:
+            self.threshold += (active.cut - self.threshold) * max(1 / (self.n_steps + 1), THRESHOLD_RATE)
         self.silent = (self.silent + sums.values[0].long()).masked_fill_(fired > 0, 0)
         self.n_steps += 1
         return sums
@@ -134,6 +140,7 @@ class Trainer:
             "square": self._square,
             "silent": self.silent,
             "n_steps": self.n_steps,
+            "threshold": self.threshold,
         }
 
     @staticmethod
@@ -141,7 +148,7 @@ class Trainer:
         """A trainer that goes on from a state to the same bits, where the state's tensors are or on `device`."""
         trainer = Trainer(Weights(*(part.to(device) for part in state["weights"])), selection, recipe)
         trainer._mean, trainer._square = ([part.to(device) for part in state[name]] for name in ("mean", "square"))
-        trainer.silent, trainer.n_steps = state["silent"].to(device), state["n_steps"]
+        trainer.silent, trainer.n_steps, trainer.threshold = state["silent"].to(device), state["n_steps"], state["threshold"]
         return trainer
 
     def to(self, device: torch.device) -> Trainer:
