@@ -175,6 +175,27 @@ def batch_topk_sae() -> Figure:
     return figure
 
 
+def abs_topk_sae() -> Figure:
+    """FVU on held-out text beside TopK, and how one-sided features are."""
+    figure, (left, right) = panels(2)
+    rows, held_out = harvest()[SITE].split(0.8)
+    x, ks = matrix(held_out), [4, 8, 16, 32]
+    sizes = {"n_features": 2048, "n_steps": 600, "batch_size": 2048}
+    fits = {kind: [kind(k=k, **sizes).fit(rows, seed=0) for k in ks] for kind in (arm.AbsTopKSAE, arm.TopKSAE)}
+    for kind, colour, name in ((arm.AbsTopKSAE, BLUE, "AbsTopK"), (arm.TopKSAE, ORANGE, "TopK")):
+        left.plot(ks, [fvu(fit, x) for fit in fits[kind]], "o-", ms=3, color=colour, label=name)
+    left.set(xlabel="k", ylabel="FVU of held-out text", xscale="log", ylim=(0, None))
+    left.set_xticks(ks, map(str, ks))
+    left.minorticks_off()
+    left.legend(fontsize=7)
+    codes = fits[arm.AbsTopKSAE][2].encode(x).dense()
+    fires = (codes != 0).sum(0)
+    share = (codes < 0).sum(0)[fires > 20] / fires[fires > 20]
+    right.hist(share.numpy(), bins=25, color=BLUE)
+    right.set(xlabel="share of a feature's codes below zero, k = 16", ylabel="features")
+    return figure
+
+
 def fidelity() -> Figure:
     """Nats lost to each reconstruction, with intervals, between the ceiling (0) and the null (mean ablation)."""
     figure, (left, right) = panels(2)
@@ -204,7 +225,7 @@ def fidelity() -> Figure:
     return figure
 
 
-FIGURES = {f.__name__: f for f in (pca, kmeans, ica, diffmeans, probe, topk_sae, batch_topk_sae, fidelity)}
+FIGURES = {f.__name__: f for f in (pca, kmeans, ica, diffmeans, probe, topk_sae, batch_topk_sae, abs_topk_sae, fidelity)}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or FIGURES:

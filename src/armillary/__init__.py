@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from armillary.methods.kmeans import KMeans as KMeans
     from armillary.methods.pca import PCA as PCA
     from armillary.methods.probe import Probe as Probe
+    from armillary.methods.sae.abs_topk import AbsTopKSAE as AbsTopKSAE
     from armillary.methods.sae.batch_topk import BatchTopKSAE as BatchTopKSAE
     from armillary.methods.sae.topk import TopKSAE as TopKSAE
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "AbsTopKSAE": "methods.sae.abs_topk",
     "BatchTopKSAE": "methods.sae.batch_topk",
     "Codes": "core.codes",
     "Decomposition": "core.decomposition",

@@ -184,6 +184,7 @@ def test_json_is_all_there_is_on_stdout(run: Run, sae: Path) -> None:
 
 #: What each method is told besides the site: sizes that the tiny store allows.
 SMALL = {
+    "abs-topk-sae": ["--n-features", 8, "--k", 2, "--n-steps", 3],
     "batch-topk-sae": ["--n-features", 8, "--k", 2, "--n-steps", 3],
     "diffmeans": ["--label", "kind"],
     "ica": ["--n-components", 2],

@@ -24,6 +24,7 @@ from armillary.methods.ica import ICA
 from armillary.methods.kmeans import KMeans
 from armillary.methods.pca import PCA
 from armillary.methods.probe import Probe
+from armillary.methods.sae.abs_topk import AbsTopKSAE
 from armillary.methods.sae.batch_topk import BatchTopKSAE
 from armillary.methods.sae.topk import TopKSAE
 from conformance import planted
@@ -129,6 +130,7 @@ CASES = [
         enough=0.98,
     ),
     Case("topk-sae", TopKSAE(n_features=16, k=2, n_steps=150, batch_size=512, lr=3e-2), _sparse, _signed, enough=0.97),
+    Case("abs-topk-sae", AbsTopKSAE(n_features=16, k=2, n_steps=300, batch_size=512, lr=2e-2), _sparse, _directions, enough=0.97),
     Case("batch-topk-sae", BatchTopKSAE(n_features=16, k=2, n_steps=150, batch_size=512, lr=3e-2), _sparse, _signed, enough=0.97),
     Case("diffmeans", DiffMeans(), _classes, _difference),
     Case("probe", Probe(max_rows=5000), _classes, _difference),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 #: Name -> "module:class"; nothing is imported until it is asked for.
 METHODS: dict[str, str] = {
+    "abs-topk-sae": "armillary.methods.sae.abs_topk:AbsTopKSAE",
     "batch-topk-sae": "armillary.methods.sae.batch_topk:BatchTopKSAE",
     "diffmeans": "armillary.methods.diffmeans:DiffMeans",
     "ica": "armillary.methods.ica:ICA",

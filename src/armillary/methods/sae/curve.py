@@ -20,7 +20,7 @@ class Sums:
     """Sums over the rows of some batches, kept on their device so that no step waits for them.
 
     Args:
-        values: [4] float64: rows, squared norm of the residuals, squared norm of the centred rows, codes above zero.
+        values: [4] float64: rows, squared norm of the residuals, squared norm of the centred rows, codes that are not zero.
     """
 
     values: Tensor
@@ -28,7 +28,7 @@ class Sums:
     @staticmethod
     def of(x: Tensor, residual: Tensor, active: Active) -> Sums:
         """Of rows x [n, D] in coordinates whose origin is the mean, their residuals [n, D] and their codes."""
-        n, on = x.new_tensor(len(x), dtype=torch.float64), (active.value > 0).sum()
+        n, on = x.new_tensor(len(x), dtype=torch.float64), (active.value != 0).sum()
         return Sums(torch.stack([n, residual.norm().double().square(), x.norm().double().square(), on.double()]))
 
     def __add__(self, other: Sums) -> Sums:

@@ -38,6 +38,24 @@ class TopKEncoder(Encoder):
 
 
 @dataclass(frozen=True)
+class AbsTopKEncoder(Encoder):
+    """Keeps the k entries of (x - center) @ W_enc.T + b_enc per row that are largest in magnitude (Zhu et al. 2025).
+
+    Args: as of `TopKEncoder`.
+    """
+
+    W_enc: Tensor
+    b_enc: Tensor
+    center: Tensor
+    k: int
+    fires: float | None = 0.0
+
+    def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
+        value, index = topk_linear(x.to(self.W_enc.dtype) - self.center, self.W_enc, self.b_enc, self.k, by_magnitude=True)
+        return sparse_codes(value, index, len(self.W_enc))
+
+
+@dataclass(frozen=True)
 class ThresholdEncoder(Encoder):
     """Keeps what exceeds a latent's threshold in (x - center) @ W_enc.T + b_enc (Rajamanoharan et al. 2024, eq. 3).
 

@@ -29,7 +29,7 @@ from armillary.core.moments import Moments
 from armillary.core.rows import Batch, Rows, width
 from armillary.errors import InputError
 from armillary.methods.sae.curve import Curve
-from armillary.methods.sae.encoders import ThresholdEncoder, TopKEncoder
+from armillary.methods.sae.encoders import AbsTopKEncoder, ThresholdEncoder, TopKEncoder
 from armillary.methods.sae.step import Selection, Weights
 from armillary.methods.sae.trainer import Recipe, Trainer, random_weights
 
@@ -249,6 +249,6 @@ def _weights_of(fit: Decomposition, m: int, d: int) -> Weights:
         InputError: it is not an autoencoder of M = `m` latents on rows of width `d`.
     """
     encoder = fit.encoder
-    if not isinstance(encoder, TopKEncoder | ThresholdEncoder) or tuple(encoder.W_enc.shape) != (m, d):
+    if not isinstance(encoder, TopKEncoder | AbsTopKEncoder | ThresholdEncoder) or tuple(encoder.W_enc.shape) != (m, d):
         raise InputError(f"cannot go on from {fit!r}: a sparse autoencoder with {m} features on rows of width {d} is needed")
     return Weights(encoder.W_enc, encoder.b_enc, fit.dictionary.atoms, encoder.center)

@@ -44,11 +44,18 @@ def topk_rows(p: Tensor, k: int, g: int = 8) -> tuple[Tensor, Tensor]:
     return value, columns.gather(1, place)
 
 
-def topk_linear(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def topk_linear(x: Tensor, weight: Tensor, bias: Tensor, k: int, *, by_magnitude: bool = False) -> tuple[Tensor, Tensor]:
     """The k largest entries of each row of x @ weight.T + bias, without ever holding [N, M]: values and indices [N, k]."""
     chunks = torch.split(x, row_chunk(x, len(weight)))
-    parts = [topk_rows(linear(part, weight, bias), k) for part in chunks]
+    top = _top_magnitudes if by_magnitude else topk_rows
+    parts = [top(linear(part, weight, bias), k) for part in chunks]
     return torch.cat([value for value, _ in parts]), torch.cat([index for _, index in parts])
+
+
+def _top_magnitudes(p: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k entries of each row of p [N, M] that are largest in magnitude, with their signs: values and indices [N, k]."""
+    _, index = topk_rows(p.abs(), k)
+    return p.gather(1, index), index
 
 
 def entries_above(x: Tensor, weight: Tensor, bias: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:

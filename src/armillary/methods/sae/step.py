@@ -52,7 +52,7 @@ class Active:
     """The codes of some rows that may differ from zero, row after row.
 
     Args:
-        value: [E] codes, none negative; a code of 0 sends no gradient back.
+        value: [E] codes; one of 0 sends no gradient back.
         latent: [E] int64 latent of each code.
         row: [E] int64 row of each code, ascending.
         start: [N] int64 first code of each row.
@@ -126,7 +126,7 @@ def gradients(c: Tensor, active: Active, weights: Weights, *, size: int, dead: D
         dead: adds the AuxK loss for these latents.
     """
     residual, along = _reconstruct(c, active, weights.W_dec)
-    to_code = (along * (2 / size)).masked_fill_(active.value <= 0, 0)  # [E] = dL/da, none through the rectifier
+    to_code = (along * (2 / size)).masked_fill_(active.value == 0, 0)  # [E] = dL/da, none through the rectifier
     order, start = column_order(active.latent, len(weights.W_enc))
     row = active.row[order]
     d_W_dec = bag(residual, row, start, active.value[order] * (2 / size))  # [M, D] = a^T dL/dx_hat

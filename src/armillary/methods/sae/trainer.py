@@ -157,8 +157,8 @@ class Trainer:
 
 
 def _fired(active: Active, m: int) -> Tensor:
-    """[M] in how many rows each latent is above zero."""
-    return torch.bincount(active.latent, weights=(active.value > 0).double(), minlength=m)
+    """[M] in how many rows each latent is not zero."""
+    return torch.bincount(active.latent, weights=(active.value != 0).double(), minlength=m)
 
 
 def _clip(gradient: Weights, largest: float) -> None:

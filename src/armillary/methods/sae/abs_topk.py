@@ -1,0 +1,58 @@
+"""AbsTopK sparse autoencoder: one feature for both ends of an axis.
+
+    a = the k entries of W_enc (x - b_dec) + b_enc largest in magnitude, with their signs        x_hat = W_dec^T a + b_dec
+
+Zhu, Khalili & Zhu 2025, "AbsTopK: Rethinking sparse autoencoders for bidirectional features" (arXiv 2510.00404).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor
+
+from armillary.core.encoders import Encoder
+from armillary.methods.sae.encoders import AbsTopKEncoder
+from armillary.methods.sae.fit import SAE
+from armillary.methods.sae.kernels import topk_linear
+from armillary.methods.sae.step import Active, Selection, Weights
+
+
+@final
+class AbsTopKSAE(SAE):
+    """A sparse autoencoder with k signed codes for each row: a feature and its opposite share a direction of norm 1.
+
+    Source: Zhu et al. 2025, arXiv 2510.00404.
+
+    Raises:
+        InputError: k is above n_features.
+    """
+
+    k: int = Field(ge=1)
+    """Latents that fire for each row, at most n_features."""
+
+    @field_validator("k")
+    @classmethod
+    def _fits(cls, k: int, info: ValidationInfo) -> int:
+        n_features = info.data.get("n_features", k)
+        if k > n_features:
+            raise ValueError(f"must be at most n_features, {n_features}")
+        return k
+
+    def selection(self) -> Selection:
+        return AbsTopK(self.k)
+
+
+@dataclass(frozen=True)
+class AbsTopK(Selection):
+    """The k codes of each row that are largest in magnitude."""
+
+    k: int
+
+    def active(self, c: Tensor, weights: Weights) -> Active:
+        return Active.of_slots(*topk_linear(c, weights.W_enc, weights.b_enc, self.k, by_magnitude=True))
+
+    def encoder(self, weights: Weights, threshold: float) -> Encoder:
+        return AbsTopKEncoder(weights.W_enc, weights.b_enc, weights.b_dec, self.k)
