@@ -110,6 +110,10 @@ def _sparse() -> Planted:
     return planted.sparse(N)
 
 
+def _two_ended() -> Planted:
+    return planted.two_ended(N)
+
+
 def _classes() -> Planted:
     return planted.classes(N)
 
@@ -130,7 +134,7 @@ CASES = [
         enough=0.98,
     ),
     Case("topk-sae", TopKSAE(n_features=16, k=2, n_steps=150, batch_size=512, lr=3e-2), _sparse, _signed, enough=0.97),
-    Case("abs-topk-sae", AbsTopKSAE(n_features=16, k=2, n_steps=300, batch_size=512, lr=2e-2), _sparse, _directions, enough=0.97),
+    Case("abs-topk-sae", AbsTopKSAE(n_features=24, k=2, n_steps=150, batch_size=512, lr=3e-2), _two_ended, _directions, enough=0.97),
     Case("batch-topk-sae", BatchTopKSAE(n_features=16, k=2, n_steps=150, batch_size=512, lr=3e-2), _sparse, _signed, enough=0.97),
     Case("diffmeans", DiffMeans(), _classes, _difference),
     Case("probe", Probe(max_rows=5000), _classes, _difference),

@@ -73,6 +73,16 @@ def sparse(n: int = 3000, d: int = 16, m: int = 12, *, k: int = 2, seed: int = 0
     return Planted(codes @ parts + 0.5, parts)
 
 
+def two_ended(n: int = 3000, d: int = 16, m: int = 12, *, k: int = 2, seed: int = 0) -> Planted:
+    """As `sparse`, but every coefficient has either sign."""
+    generator = _generator(seed)
+    parts = orthonormal(m, d, seed)
+    chosen = torch.rand(n, m, generator=generator).topk(k, dim=1).indices  # [N, k]
+    sign = 2.0 * torch.randint(2, (n, k), generator=generator) - 1
+    codes = torch.zeros(n, m).scatter(1, chosen, sign * (1 + torch.rand(n, k, generator=generator)))
+    return Planted(codes @ parts + 0.5, parts)
+
+
 def classes(n: int = 1200, d: int = 8, n_classes: int = 2, *, gap: float = 4.0, seed: int = 0) -> Planted:
     """Gaussian classes with one round covariance; `parts` are the class means."""
     generator = _generator(seed)
