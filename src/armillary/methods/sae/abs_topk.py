@@ -10,18 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from armillary.core.encoders import Encoder
 from armillary.methods.sae.encoders import AbsTopKEncoder
-from armillary.methods.sae.fit import SAE
+from armillary.methods.sae.fit import KSparseSAE
 from armillary.methods.sae.kernels import topk_linear
 from armillary.methods.sae.step import Active, Selection, Weights
 
 
 @final
-class AbsTopKSAE(SAE):
+class AbsTopKSAE(KSparseSAE):
     """A sparse autoencoder with k signed codes for each row: a feature and its opposite share a direction of norm 1.
 
     Source: Zhu et al. 2025, arXiv 2510.00404.
@@ -29,17 +28,6 @@ class AbsTopKSAE(SAE):
     Raises:
         InputError: k is above n_features.
     """
-
-    k: int = Field(ge=1)
-    """Latents that fire for each row, at most n_features."""
-
-    @field_validator("k")
-    @classmethod
-    def _fits(cls, k: int, info: ValidationInfo) -> int:
-        n_features = info.data.get("n_features", k)
-        if k > n_features:
-            raise ValueError(f"must be at most n_features, {n_features}")
-        return k
 
     def selection(self) -> Selection:
         return AbsTopK(self.k)

@@ -13,13 +13,12 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from armillary.core import distributed
 from armillary.core.encoders import Encoder
 from armillary.methods.sae.encoders import ThresholdEncoder
-from armillary.methods.sae.fit import SAE
+from armillary.methods.sae.fit import KSparseSAE
 from armillary.methods.sae.kernels import entries_above
 from armillary.methods.sae.step import Active, Selection, Weights
 
@@ -30,7 +29,7 @@ GUESSED_FROM = 256
 
 
 @final
-class BatchTopKSAE(SAE):
+class BatchTopKSAE(KSparseSAE):
     """A sparse autoencoder in which k latents fire for each row on average; features are directions of norm 1.
 
     Source: Bussmann et al. 2024, arXiv 2412.06410.
@@ -38,17 +37,6 @@ class BatchTopKSAE(SAE):
     Raises:
         InputError: k is above n_features.
     """
-
-    k: int = Field(ge=1)
-    """Latents that fire for each row on average, at most n_features."""
-
-    @field_validator("k")
-    @classmethod
-    def _fits(cls, k: int, info: ValidationInfo) -> int:
-        n_features = info.data.get("n_features", k)
-        if k > n_features:
-            raise ValueError(f"must be at most n_features, {n_features}")
-        return k
 
     def selection(self) -> Selection:
         return BatchTopK(self.k)
@@ -68,8 +56,7 @@ class BatchTopK(Selection):
     def active(self, c: Tensor, weights: Weights) -> Active:
         wanted = self.k * sum(distributed.gather(len(c)))
         value, row, latent = self._candidates(c, weights, wanted)
-        cut = _cut(value, wanted)
-        keep = _largest(value, wanted) if distributed.world() == 1 else (value >= cut).nonzero()[:, 0]
+        keep, cut = _cut(value, wanted)
         count = torch.bincount(row[keep], minlength=len(c))
         self._bound = MARGIN * cut
         return Active(value[keep], latent[keep], row[keep], count.cumsum(0) - count, cut)
@@ -102,7 +89,9 @@ def _largest(value: Tensor, k: int) -> Tensor:
     return value.topk(k, sorted=False).indices.sort().values
 
 
-def _cut(value: Tensor, wanted: int) -> float:
-    """The smallest of the `wanted` largest values of all ranks; 0 where there are none."""
-    everyone = torch.cat([part.to(value.device) for part in distributed.gather(value)])
-    return float(everyone[_largest(everyone, wanted)].min()) if len(everyone) else 0.0
+def _cut(value: Tensor, wanted: int) -> tuple[Tensor, float]:
+    """Which of this rank's values are among the `wanted` largest of all ranks, and the smallest of these; 0 where there are none."""
+    everyone = value if distributed.world() == 1 else torch.cat([part.to(value.device) for part in distributed.gather(value)])
+    best = _largest(everyone, wanted)
+    cut = float(everyone[best].min()) if len(best) else 0.0
+    return (best, cut) if everyone is value else ((value >= cut).nonzero()[:, 0], cut)

@@ -17,7 +17,7 @@ from operator import add
 from typing import Any, ClassVar, Literal, final
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from armillary.core import distributed
@@ -29,7 +29,7 @@ from armillary.core.moments import Moments
 from armillary.core.rows import Batch, Rows, width
 from armillary.errors import InputError
 from armillary.methods.sae.curve import Curve
-from armillary.methods.sae.encoders import AbsTopKEncoder, ThresholdEncoder, TopKEncoder
+from armillary.methods.sae.encoders import SAEEncoder
 from armillary.methods.sae.step import Selection, Weights
 from armillary.methods.sae.trainer import Recipe, Trainer, random_weights
 
@@ -90,6 +90,25 @@ class SAE(Method):
             auxk_weight=self.auxk_weight,
             clip=self.clip,
         )
+
+
+class KSparseSAE(SAE):
+    """An autoencoder whose number of active latents is told, not penalised. Abstract; see `TopKSAE`.
+
+    Raises:
+        InputError: k is above n_features.
+    """
+
+    k: int = Field(ge=1)
+    """Latents that fire for each row (of BatchTopK: on average), at most n_features."""
+
+    @field_validator("k")
+    @classmethod
+    def _fits(cls, k: int, info: ValidationInfo) -> int:
+        n_features = info.data.get("n_features", k)
+        if k > n_features:
+            raise ValueError(f"must be at most n_features, {n_features}")
+        return k
 
 
 def default_steps(n_rows: int | None, batch_size: int) -> int:
@@ -249,6 +268,6 @@ def _weights_of(fit: Decomposition, m: int, d: int) -> Weights:
         InputError: it is not an autoencoder of M = `m` latents on rows of width `d`.
     """
     encoder = fit.encoder
-    if not isinstance(encoder, TopKEncoder | AbsTopKEncoder | ThresholdEncoder) or tuple(encoder.W_enc.shape) != (m, d):
+    if not isinstance(encoder, SAEEncoder) or tuple(encoder.W_enc.shape) != (m, d):
         raise InputError(f"cannot go on from {fit!r}: a sparse autoencoder with {m} features on rows of width {d} is needed")
     return Weights(encoder.W_enc, encoder.b_enc, fit.dictionary.atoms, encoder.center)

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from typing import final
 
-from pydantic import Field, ValidationInfo, field_validator
-
-from armillary.methods.sae.fit import SAE
+from armillary.methods.sae.fit import KSparseSAE
 from armillary.methods.sae.step import Selection, TopK
 
 
 @final
-class TopKSAE(SAE):
+class TopKSAE(KSparseSAE):
     """A sparse autoencoder in which k latents at most fire for each row; features are directions of norm 1.
 
     Source: Gao et al. 2024, arXiv 2406.04093.
@@ -25,17 +23,6 @@ class TopKSAE(SAE):
     Raises:
         InputError: k is above n_features.
     """
-
-    k: int = Field(ge=1)
-    """Latents that fire for each row, at most n_features."""
-
-    @field_validator("k")
-    @classmethod
-    def _fits(cls, k: int, info: ValidationInfo) -> int:
-        n_features = info.data.get("n_features", k)
-        if k > n_features:
-            raise ValueError(f"must be at most n_features, {n_features}")
-        return k
 
     def selection(self) -> Selection:
         return TopK(self.k)

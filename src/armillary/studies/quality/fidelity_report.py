@@ -44,6 +44,7 @@ class Measured:
 
 
 def report(one: Measured, cost: Losses | str, config: Config, seconds: float) -> Report:
+    """The report of one subject: what `one` measured, and the losses or why there are none."""
     of_fit = _fit_estimates(one, config)
     of_loss = _loss_estimates(cost, one.units.kind, config)
     first = ("fvu", "explained_variance", "ce_increase", "kl_spliced")
