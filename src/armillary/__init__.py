@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     from armillary.core.method import Labelled as Labelled
     from armillary.core.method import Method as Method
     from armillary.core.method import fit_many as fit_many
+    from armillary.core.pursuit import NNLS as NNLS
+    from armillary.core.pursuit import GradientPursuit as GradientPursuit
+    from armillary.core.pursuit import OrthogonalPursuit as OrthogonalPursuit
     from armillary.core.report import Estimate as Estimate
     from armillary.core.report import Report as Report
+    from armillary.core.side_by_side import SideBySide as SideBySide
     from armillary.core.site import Site as Site
     from armillary.core.study import Subject as Subject
+    from armillary.core.targeted import Targeted as Targeted
     from armillary.core.tokens import Document as Document
     from armillary.core.tokens import Tokens as Tokens
     from armillary.lm.harvest import harvest as harvest
@@ -34,13 +39,19 @@ if TYPE_CHECKING:
     from armillary.methods.pca import PCA as PCA
     from armillary.methods.probe import Probe as Probe
     from armillary.methods.sae.abs_topk import AbsTopKSAE as AbsTopKSAE
+    from armillary.methods.sae.archetypal import ArchetypalSAE as ArchetypalSAE
     from armillary.methods.sae.batch_topk import BatchTopKSAE as BatchTopKSAE
+    from armillary.methods.sae.gated import GatedSAE as GatedSAE
+    from armillary.methods.sae.jump_relu import JumpReLUSAE as JumpReLUSAE
+    from armillary.methods.sae.matryoshka import MatryoshkaSAE as MatryoshkaSAE
+    from armillary.methods.sae.relu import ReLUSAE as ReLUSAE
     from armillary.methods.sae.topk import TopKSAE as TopKSAE
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AbsTopKSAE": "methods.sae.abs_topk",
+    "ArchetypalSAE": "methods.sae.archetypal",
     "BatchTopKSAE": "methods.sae.batch_topk",
     "Codes": "core.codes",
     "Decomposition": "core.decomposition",
@@ -49,17 +60,26 @@ _HOME = {
     "Document": "core.tokens",
     "Estimate": "core.report",
     "Feature": "core.dictionary",
+    "GatedSAE": "methods.sae.gated",
+    "GradientPursuit": "core.pursuit",
     "Harvest": "core.activations",
     "ICA": "methods.ica",
+    "JumpReLUSAE": "methods.sae.jump_relu",
     "KMeans": "methods.kmeans",
     "Labelled": "core.method",
     "LanguageModel": "lm.model",
+    "MatryoshkaSAE": "methods.sae.matryoshka",
     "Method": "core.method",
+    "NNLS": "core.pursuit",
+    "OrthogonalPursuit": "core.pursuit",
     "PCA": "methods.pca",
     "Probe": "methods.probe",
+    "ReLUSAE": "methods.sae.relu",
     "Report": "core.report",
+    "SideBySide": "core.side_by_side",
     "Site": "core.site",
     "Subject": "core.study",
+    "Targeted": "core.targeted",
     "Tokens": "core.tokens",
     "TopKSAE": "methods.sae.topk",
     "fit_many": "core.method",

@@ -185,12 +185,17 @@ def test_json_is_all_there_is_on_stdout(run: Run, sae: Path) -> None:
 #: What each method is told besides the site: sizes that the tiny store allows.
 SMALL = {
     "abs-topk-sae": ["--n-features", 8, "--k", 2, "--n-steps", 3],
+    "archetypal-sae": ["--n-features", 8, "--k", 2, "--n-steps", 3],
     "batch-topk-sae": ["--n-features", 8, "--k", 2, "--n-steps", 3],
     "diffmeans": ["--label", "kind"],
+    "gated-sae": ["--n-features", 8, "--l0", 2, "--n-steps", 3],
     "ica": ["--n-components", 2],
+    "jumprelu-sae": ["--n-features", 8, "--l0", 2, "--n-steps", 3],
     "kmeans": ["--n-features", 3],
+    "matryoshka-sae": ["--n-features", 8, "--k", 2, "--n-steps", 3, "--widths", "2,4,8"],
     "pca": ["--n-components", 2],
     "probe": ["--label", "kind", "--C", 0.5],
+    "relu-sae": ["--n-features", 8, "--sparsity", 0.1, "--n-steps", 3],
     "topk-sae": ["--n-features", 8, "--k", 2, "--n-steps", 3],
 }
 

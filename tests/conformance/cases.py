@@ -25,7 +25,12 @@ from armillary.methods.kmeans import KMeans
 from armillary.methods.pca import PCA
 from armillary.methods.probe import Probe
 from armillary.methods.sae.abs_topk import AbsTopKSAE
+from armillary.methods.sae.archetypal import ArchetypalSAE
 from armillary.methods.sae.batch_topk import BatchTopKSAE
+from armillary.methods.sae.gated import GatedSAE
+from armillary.methods.sae.jump_relu import JumpReLUSAE
+from armillary.methods.sae.matryoshka import MatryoshkaSAE
+from armillary.methods.sae.relu import ReLUSAE
 from armillary.methods.sae.topk import TopKSAE
 from conformance import planted
 from conformance.planted import Planted
@@ -110,6 +115,10 @@ def _sparse() -> Planted:
     return planted.sparse(N)
 
 
+def _lone() -> Planted:
+    return planted.sparse(N, k=1)
+
+
 def _two_ended() -> Planted:
     return planted.two_ended(N)
 
@@ -136,6 +145,12 @@ CASES = [
     Case("topk-sae", TopKSAE(n_features=16, k=2, n_steps=150, batch_size=512, lr=3e-2), _sparse, _signed, enough=0.97),
     Case("abs-topk-sae", AbsTopKSAE(n_features=24, k=2, n_steps=150, batch_size=512, lr=3e-2), _two_ended, _directions, enough=0.97),
     Case("batch-topk-sae", BatchTopKSAE(n_features=16, k=2, n_steps=150, batch_size=512, lr=3e-2), _sparse, _signed, enough=0.97),
+    Case("jumprelu-sae", JumpReLUSAE(n_features=24, l0=2, n_steps=200, batch_size=512, lr=2e-2), _sparse, _signed, enough=0.95),
+    Case("relu-sae", ReLUSAE(n_features=24, l0=4, n_steps=200, batch_size=512, lr=2e-2), _sparse, _signed, enough=0.95),
+    Case("relu-sae-annealed", ReLUSAE(n_features=24, l0=4, p_end=0.5, n_steps=200, batch_size=512, lr=2e-2), _sparse, _signed, enough=0.95),
+    Case("gated-sae", GatedSAE(n_features=24, l0=2, n_steps=200, batch_size=512, lr=2e-2), _sparse, _signed, enough=0.95),
+    Case("matryoshka-sae", MatryoshkaSAE(n_features=16, k=2, n_steps=150, batch_size=512, lr=3e-2), _sparse, _signed, enough=0.94),
+    Case("archetypal-sae", ArchetypalSAE(n_features=16, k=1, n_steps=200, batch_size=512, lr=3e-3), _lone, _signed, enough=0.95),
     Case("diffmeans", DiffMeans(), _classes, _difference),
     Case("probe", Probe(max_rows=5000), _classes, _difference),
     Case("probe-ridge", Probe(kind="ridge"), _values, _signed),

@@ -9,6 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+#: Tensors up to this size are summed in one message.
+SMALL_BYTES = 2**20
+
 
 def start() -> None:
     """Join the process group when started by torchrun (gloo on CPU, NCCL on GPU); does nothing otherwise or when joined already."""
@@ -29,9 +32,18 @@ def world() -> int:
 
 
 def sum_(*tensors: Tensor) -> None:
-    """Replace each tensor by its sum over all ranks, in place."""
-    if is_on():
-        for tensor in tensors:
+    """Replace each tensor by its sum over all ranks, in place. Small ones of a dtype travel together."""
+    if not is_on():
+        return
+    small = [tensor for tensor in tensors if tensor.nbytes <= SMALL_BYTES]
+    for dtype in dict.fromkeys(tensor.dtype for tensor in small):
+        alike = [tensor for tensor in small if tensor.dtype == dtype]
+        joined = torch.cat([tensor.flatten() for tensor in alike])
+        dist.all_reduce(joined)
+        for tensor, part in zip(alike, torch.split(joined, [tensor.numel() for tensor in alike]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+    for tensor in tensors:
+        if tensor.nbytes > SMALL_BYTES:
             dist.all_reduce(tensor)
 
 
@@ -43,6 +55,17 @@ def largest(value: int) -> int:
     held = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(held, op=dist.ReduceOp.MAX)
     return int(held)
+
+
+def gather_rows(mine: Tensor) -> Tensor:
+    """The rows of all ranks in the order of their batch, which dealt them to ranks in turn; on this rank's device."""
+    parts = gather(mine)
+    if len(parts) == 1:
+        return mine
+    rows = mine.new_zeros(sum(map(len, parts)), *mine.shape[1:])
+    for number, part in enumerate(parts):
+        rows[number :: len(parts)] = part.to(mine.device)
+    return rows
 
 
 def gather(value: Any) -> list[Any]:

@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from armillary.core.config import Config
 from armillary.core.decomposition import Decomposition
 from armillary.core.rows import Batch, Layout, Rows, as_rows, tensor_sha256, width
 from armillary.errors import InputError, NonFiniteError, ShapeError, TooFewRowsError
+
+if TYPE_CHECKING:
+    from armillary.core.targeted import Targeted
 
 Needs = Literal["rows", "labelled", "pairs"]
 
@@ -142,6 +145,8 @@ class Method(Config, ABC):
     streams: ClassVar[bool] = True
     #: Changes of the data under which the features keep their meaning, checked by the conformance suite.
     invariances: ClassVar[frozenset[Literal["scale", "shift", "rotation"]]] = frozenset()
+    #: Whether it can rebuild other columns than it reads; `consumer` is then given `Targeted` rows as they are.
+    takes_targets: ClassVar[bool] = False
 
     @abstractmethod
     def consumer(self, data: Any, *, seed: int, start: Decomposition | None) -> Consumer:
@@ -160,16 +165,16 @@ class Method(Config, ABC):
     @final
     def fit(
         self,
-        data: Rows | Labelled | Tensor | NDArray[Any],
+        data: Rows | Labelled | Targeted | Tensor | NDArray[Any],
         *,
         seed: int = 0,
         start: Decomposition | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Decomposition:
-        """Fit to rows, a tensor [N, D], an array, or labelled rows.
+        """Fit to rows, a tensor [N, D], an array, labelled rows, or rows with a target.
 
         Args:
-            data: what to fit; `Labelled` for supervised methods.
+            data: what to fit; `Labelled` for supervised methods, `Targeted` for a transcoder.
             seed: same seed, same bits.
             start: a decomposition to go on from.
             checkpoint: a file for the state of the fit, written now and then; if it exists the fit goes on from it, to the same bits.
@@ -182,46 +187,117 @@ class Method(Config, ABC):
 
 def fit_many(
     methods: Sequence[Method],
-    data: Rows | Labelled | Tensor | NDArray[Any],
+    data: Rows | Labelled | Targeted | Tensor | NDArray[Any] | Sequence[Targeted],
     *,
     seed: int = 0,
     starts: Sequence[Decomposition | None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> list[Decomposition]:
-    """Fit several methods in as few passes over the rows as they allow; see `Method.fit`."""
-    from armillary.core.provenance import of_rows
+    """Fit several methods in as few passes over the rows as they allow; see `Method.fit`.
+
+    Args:
+        methods: any number.
+        data: what all of them fit; or one `Targeted` per method, all of the same rows, so that sites have fits of their own.
+        seed, checkpoint: as of `Method.fit`.
+        starts: a fit to go on from, or None, per method.
+    """
     from armillary.core.run import drive
 
     if not 0 <= seed < 2**32:
         raise InputError(f"seed must be from 0 to {2**32 - 1}, got {seed}")
-    read: Rows | Labelled = data if isinstance(data, Labelled) else as_rows(data)
-    rows = read.rows if isinstance(read, Labelled) else read
-    for method in methods:
-        _check_needs(method, read)
-        if rows.n_rows is not None:
-            require_rows(method, rows.n_rows, width(rows.layout))
+    given = [_Given.of(method, one) for method, one in zip(methods, _one_each(data, len(methods)), strict=True)]
+    rows = given[0].rows
     first = starts or [None] * len(methods)
-    inputs = [rows if method.needs == "rows" else read for method in methods]
-    consumers = [method.consumer(x, seed=seed, start=start) for method, x, start in zip(methods, inputs, first, strict=True)]
-    identity = {"methods": [_identity(method) for method in methods], "seed": seed, "rows": of_rows(rows), "width": width(rows.layout)}
-    identity |= {"labels": _labels_sha256(read), "starts": [None if fit is None else tensor_sha256(fit.dictionary.atoms) for fit in first]}
+    consumers = [one.consumer(seed, start) for one, start in zip(given, first, strict=True)]
+    identity = {"methods": [_identity(method) for method in methods], "seed": seed, "rows": [one.identity() for one in given]}
+    identity |= {"starts": [None if fit is None else tensor_sha256(fit.dictionary.atoms) for fit in first]}
     with torch.no_grad():
-        title = " + ".join(type(method).__name__ for method in methods)
+        title = " + ".join(dict.fromkeys(type(method).__name__ for method in methods))
         drive(consumers, rows, checkpoint=checkpoint, title=title, identity=json.dumps(identity, sort_keys=True))
-    return [_with_provenance(consumer.finish(), method, rows, seed) for method, consumer in zip(methods, consumers, strict=True)]
+    return [_with_provenance(consumer.finish(), one.method, one.seen, seed) for consumer, one in zip(consumers, given, strict=True)]
+
+
+def _one_each(data: Any, n: int) -> list[Rows | Labelled | Targeted]:
+    """What each of n methods is given.
+
+    Raises:
+        InputError: not one per method, or not all of the same rows.
+    """
+    from armillary.core.targeted import Targeted
+
+    if not (isinstance(data, list | tuple) and data and all(isinstance(one, Targeted) for one in data)):
+        return [data if isinstance(data, Labelled | Targeted) else as_rows(data)] * n
+    if len(data) != n or any(one.rows is not data[0].rows for one in data):
+        raise InputError(f"{n} methods need {n} Targeted of the same rows, got {len(data)} of {len({id(one.rows) for one in data})}")
+    return list(data)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What one method is given.
+
+    Args:
+        method: it.
+        data: as its `consumer` takes it.
+        rows: what is read.
+        seen: the columns of `rows` that concern it.
+        roles: which stretches of columns are read, and which are rebuilt, where that was told.
+    """
+
+    method: Method
+    data: Any
+    rows: Rows
+    seen: Rows
+    roles: tuple[tuple[int, ...], ...] = ()
+
+    @staticmethod
+    def of(method: Method, data: Rows | Labelled | Targeted) -> _Given:
+        """Checked against what the method needs."""
+        from armillary.core.targeted import Targeted
+
+        _check_needs(method, data)
+        if isinstance(data, Labelled):
+            found = _Given(method, data.rows if method.needs == "rows" else data, data.rows, data.rows)
+        elif isinstance(data, Targeted):
+            view = data.view()
+            found = _Given(method, data if method.takes_targets else view, data.rows, view, (data.inputs, data.targets))
+        else:
+            found = _Given(method, data, data, data)
+        if found.rows.n_rows is not None:
+            require_rows(method, found.rows.n_rows, width(found.seen.layout))
+        return found
+
+    def consumer(self, seed: int, start: Decomposition | None) -> Consumer:
+        """The fit in progress, given its own columns only."""
+        from armillary.core.targeted import View, Viewing
+
+        inner = self.method.consumer(self.data, seed=seed, start=start)
+        return Viewing(inner, self.seen) if isinstance(self.seen, View) else inner
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these data from others."""
+        from armillary.core.provenance import of_rows
+
+        labels, widths = _labels_sha256(self.data), [columns for _, columns in self.seen.layout]
+        return {**of_rows(self.seen), "widths": widths, "labels": labels, "roles": self.roles}
 
 
 def _identity(method: Method) -> dict[str, Any]:
     return {"method": type(method).__name__, "options": method.model_dump(mode="json")}
 
 
-def _labels_sha256(data: Rows | Labelled) -> str:
+def _labels_sha256(data: Any) -> str:
     return hashlib.sha256(np.ascontiguousarray(data.labels).tobytes()).hexdigest() if isinstance(data, Labelled) else ""
 
 
-def _check_needs(method: Method, data: Rows | Labelled) -> None:
+def _check_needs(method: Method, data: Rows | Labelled | Targeted) -> None:
+    name = type(method).__name__
     if method.needs == "labelled" and not isinstance(data, Labelled):
-        raise InputError(f"{type(method).__name__} is supervised: pass Labelled.of(rows, labels), got {type(data).__name__}")
+        raise InputError(f"{name} is supervised: pass Labelled.of(rows, labels), got {type(data).__name__}")
+    from armillary.core.targeted import Targeted
+
+    if isinstance(data, Targeted) and not (data.is_own or method.takes_targets):
+        raise InputError(f"{name} rebuilds what it reads; rows with a target are for sparse autoencoders such as TopKSAE")
 
 
 def require_rows(method: Method, n: int, d: int) -> None:

@@ -13,12 +13,17 @@ if TYPE_CHECKING:
 #: Name -> "module:class"; nothing is imported until it is asked for.
 METHODS: dict[str, str] = {
     "abs-topk-sae": "armillary.methods.sae.abs_topk:AbsTopKSAE",
+    "archetypal-sae": "armillary.methods.sae.archetypal:ArchetypalSAE",
     "batch-topk-sae": "armillary.methods.sae.batch_topk:BatchTopKSAE",
     "diffmeans": "armillary.methods.diffmeans:DiffMeans",
+    "gated-sae": "armillary.methods.sae.gated:GatedSAE",
     "ica": "armillary.methods.ica:ICA",
+    "jumprelu-sae": "armillary.methods.sae.jump_relu:JumpReLUSAE",
     "kmeans": "armillary.methods.kmeans:KMeans",
+    "matryoshka-sae": "armillary.methods.sae.matryoshka:MatryoshkaSAE",
     "pca": "armillary.methods.pca:PCA",
     "probe": "armillary.methods.probe:Probe",
+    "relu-sae": "armillary.methods.sae.relu:ReLUSAE",
     "topk-sae": "armillary.methods.sae.topk:TopKSAE",
 }
 

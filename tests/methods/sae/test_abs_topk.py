@@ -8,9 +8,8 @@ from torch import Tensor
 
 import armillary as arm
 from armillary.errors import InputError
-from armillary.methods.sae.abs_topk import AbsTopK
 from armillary.methods.sae.encoders import AbsTopKEncoder
-from armillary.methods.sae.step import Weights, gradients
+from armillary.methods.sae.step import Weights
 
 N, D, M, K = 60, 10, 40, 3
 
@@ -35,16 +34,6 @@ def test_the_encoder_keeps_the_largest_magnitudes_with_their_signs() -> None:
     codes = AbsTopKEncoder(w.W_enc, w.b_enc, w.b_dec, K).encode(x)
     torch.testing.assert_close(codes.dense(), largest((x - w.b_dec) @ w.W_enc.T + w.b_enc))
     assert (codes.value < 0).any() and (codes.l0() == K).all()
-
-
-def test_gradients_are_autograds() -> None:
-    x, w = draw(N, D, seed=0) + 0.5, weights()
-    found, _ = gradients(x - w.b_dec, AbsTopK(K).active(x - w.b_dec, w), w, size=N)
-    free = Weights(*(part.clone().requires_grad_() for part in w.tensors()))
-    a = largest((x - free.b_dec) @ free.W_enc.T + free.b_enc)
-    loss = (a @ free.W_dec + free.b_dec - x).square().sum() / N
-    for ours, theirs in zip(found.tensors(), torch.autograd.grad(loss, free.tensors()), strict=True):
-        torch.testing.assert_close(ours, theirs)
 
 
 def test_twelve_axes_with_two_ends_need_twelve_features() -> None:

@@ -10,7 +10,8 @@ import armillary as arm
 from armillary.errors import InputError
 from armillary.methods.sae.batch_topk import BatchTopK
 from armillary.methods.sae.encoders import ThresholdEncoder
-from armillary.methods.sae.step import Active, Weights, gradients
+from armillary.methods.sae.step import Active
+from armillary.methods.sae.weights import Weights
 
 N, D, K = 300, 10, 3
 
@@ -59,16 +60,6 @@ def test_fewer_positive_codes_than_are_wanted_are_all_kept() -> None:
     assert len(none.value) == 0 and none.cut == 0
 
 
-def test_gradients_are_autograds() -> None:
-    x, w = draw(N, D, seed=0) + 0.5, weights(48)
-    found, _ = gradients(x - w.b_dec, BatchTopK(K).active(x - w.b_dec, w), w, size=N)
-    free = Weights(*(part.clone().requires_grad_() for part in w.tensors()))
-    a = largest((x - free.b_dec) @ free.W_enc.T + free.b_enc, N * K)
-    loss = (a @ free.W_dec + free.b_dec - x).square().sum() / N
-    for ours, theirs in zip(found.tensors(), torch.autograd.grad(loss, free.tensors()), strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
 def test_a_threshold_encoder_keeps_what_exceeds_it() -> None:
     x, w = draw(N, D, seed=0), weights(48)
     threshold = draw(48, seed=9).abs()
@@ -91,7 +82,7 @@ def test_the_threshold_gives_k_codes_on_average_and_a_number_per_row_that_differ
     fit = method.fit(planted(8192, 1), seed=0)
     held_out = planted(4096, 2)
     l0 = fit.encode(held_out).l0().double()
-    assert float(l0.mean()) == pytest.approx(2, rel=0.1)
+    assert float(l0.mean()) == pytest.approx(2, rel=0.03)
     assert float(l0.std()) > 0.5
     one_by_one = fit.encode(held_out[:5])
     torch.testing.assert_close(one_by_one.dense(), fit.encode(held_out).dense()[:5])

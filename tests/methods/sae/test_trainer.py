@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from armillary.methods.sae.step import TopK, Weights
-from armillary.methods.sae.trainer import Recipe, Trainer, random_weights
+from armillary.methods.sae.decoder import UnitRows
+from armillary.methods.sae.step import Sample
+from armillary.methods.sae.topk import TopK
+from armillary.methods.sae.trainer import Recipe, Trainer
+from armillary.methods.sae.weights import Weights, random_weights
 
 D, M, K, SIZE = 16, 96, 4, 64
 
@@ -25,7 +28,11 @@ def batches(n: int, dtype: torch.dtype) -> Iterator[Tensor]:
 
 
 def start(dtype: torch.dtype) -> Weights:
-    return Weights(*(part.to(dtype) for part in random_weights(M, D, seed=0).tensors()))
+    return random_weights(M, D, seed=0).to(dtype=dtype)
+
+
+def trainer_of(weights: Weights, k: int, recipe: Recipe) -> Trainer:
+    return Trainer(weights.named(), TopK(k), UnitRows(), recipe)
 
 
 class Reference:
@@ -65,9 +72,9 @@ class Reference:
 @pytest.mark.parametrize("settings", [{}, {"clip": 0.05}, {"auxk": 3, "dead_after": 60, "auxk_weight": 0.3}], ids=["plain", "clip", "auxk"])
 def test_sixteen_steps_equal_a_dense_reference(dtype: torch.dtype, tolerance: float, settings: dict[str, float]) -> None:
     recipe = Recipe(n_steps=20, batch_size=SIZE, lr=3e-3, n_warmup=4, n_decay=6, **settings)  # type: ignore[arg-type]
-    ours, reference = Trainer(start(dtype), TopK(K), recipe), Reference(start(dtype), recipe)
+    ours, reference = trainer_of(start(dtype), K, recipe), Reference(start(dtype), recipe)
     for i, x in enumerate(batches(16, dtype)):
-        ours.step(x)
+        ours.step(Sample(x, x))
         reference.step(x, recipe.lr_at(i))
     assert torch.equal(ours.silent.to(torch.float32), reference.silent)
     assert not settings.get("auxk") or ours.dead.any()
@@ -83,7 +90,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert max(rates) == 2.0 and min(rates) > 0
 
 
-def revived(auxk: int) -> tuple[int, float]:
+def revived(**settings: int) -> tuple[int, float]:
     """Latents alive at the end, and the error, when 8 of 32 must explain 16 orthonormal parts until the others are revived.
 
     The 24 others start with negative codes on every row, so no code of theirs is ever selected.
@@ -92,34 +99,47 @@ def revived(auxk: int) -> tuple[int, float]:
     parts = torch.linalg.qr(torch.randn(D, D, generator=generator))[0]
     weights = random_weights(32, D, seed=0)
     weights.b_enc[8:] = -6.0
-    trainer = Trainer(weights, TopK(2), Recipe(n_steps=400, batch_size=SIZE, lr=2e-2, n_decay=200, dead_after=10 * SIZE, auxk=auxk))
+    recipe = Recipe(n_steps=400, batch_size=SIZE, lr=2e-2, n_decay=200, dead_after=10 * SIZE, **settings)
+    trainer = trainer_of(weights, 2, recipe)
     for _ in range(400):
         chosen = torch.rand(SIZE, D, generator=generator).topk(2).indices
         x = torch.zeros(SIZE, D).scatter(1, chosen, 1 + torch.rand(SIZE, 2, generator=generator)) @ parts * 2
         assert trainer.n_steps or (x @ weights.W_enc.T + weights.b_enc)[:, 8:].max() < 0
-        sums = trainer.step(x)
+        sums = trainer.step(Sample(x, x))
     return int((~trainer.dead).sum()), float(sums.values[1] / sums.values[2])
 
 
 def test_auxk_revives_dead_latents() -> None:
-    (alive, error), (alive_with, error_with) = revived(0), revived(D // 2)
+    (alive, error), (alive_with, error_with) = revived(), revived(auxk=D // 2)
     assert alive <= 8, "without it they stay dead"
     assert alive_with >= 16
     assert error_with < error / 4
 
 
+def test_resampling_revives_dead_latents() -> None:
+    (alive, error), (alive_with, error_with) = revived(), revived(resample_every=50)
+    assert alive <= 8 and alive_with >= 16
+    assert error_with < error / 4
+
+
+def test_nothing_is_resampled_at_the_very_end() -> None:
+    recipe = Recipe(n_steps=100, batch_size=1, lr=1.0, resample_every=30)
+    assert [step for step in range(1, 101) if recipe.resamples_after(step)] == [30, 60, 90]
+    assert not any(Recipe(n_steps=100, batch_size=1, lr=1.0).resamples_after(step) for step in range(1, 101))
+
+
 def test_the_state_holds_everything() -> None:
     recipe = Recipe(n_steps=20, batch_size=SIZE, lr=3e-3, n_warmup=4, dead_after=100, auxk=3)
     data = list(batches(12, torch.float32))
-    whole = Trainer(start(torch.float32), TopK(K), recipe)
+    whole = trainer_of(start(torch.float32), K, recipe)
     for x in data:
-        whole.step(x)
-    first = Trainer(start(torch.float32), TopK(K), recipe)
+        whole.step(Sample(x, x))
+    first = trainer_of(start(torch.float32), K, recipe)
     for x in data[:5]:
-        first.step(x)
-    second = Trainer.resume(first.state(), TopK(K), recipe)
+        first.step(Sample(x, x))
+    second = Trainer.resume(first.state(), TopK(K), UnitRows(), recipe)
     for x in data[5:]:
-        second.step(x)
+        second.step(Sample(x, x))
     assert second.n_steps == whole.n_steps
     assert torch.equal(second.silent, whole.silent)
     for found, wanted in zip(second.weights.tensors(), whole.weights.tensors(), strict=True):

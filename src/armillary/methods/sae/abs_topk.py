@@ -16,7 +16,9 @@ from armillary.core.encoders import Encoder
 from armillary.methods.sae.encoders import AbsTopKEncoder
 from armillary.methods.sae.fit import KSparseSAE
 from armillary.methods.sae.kernels import topk_linear
-from armillary.methods.sae.step import Active, Selection, Weights
+from armillary.methods.sae.step import Active, Objective
+from armillary.methods.sae.trainer import Recipe
+from armillary.methods.sae.weights import Weights
 
 
 @final
@@ -29,12 +31,12 @@ class AbsTopKSAE(KSparseSAE):
         InputError: k is above n_features.
     """
 
-    def selection(self) -> Selection:
+    def objective(self, recipe: Recipe) -> Objective:
         return AbsTopK(self.k)
 
 
 @dataclass(frozen=True)
-class AbsTopK(Selection):
+class AbsTopK(Objective):
     """The k codes of each row that are largest in magnitude."""
 
     k: int
@@ -42,5 +44,5 @@ class AbsTopK(Selection):
     def active(self, c: Tensor, weights: Weights) -> Active:
         return Active.of_slots(*topk_linear(c, weights.W_enc, weights.b_enc, self.k, by_magnitude=True))
 
-    def encoder(self, weights: Weights, threshold: float) -> Encoder:
-        return AbsTopKEncoder(weights.W_enc, weights.b_enc, weights.b_dec, self.k)
+    def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
+        return AbsTopKEncoder(weights.W_enc, weights.b_enc, center, self.k)

@@ -20,7 +20,9 @@ from armillary.core.encoders import Encoder
 from armillary.methods.sae.encoders import ThresholdEncoder
 from armillary.methods.sae.fit import KSparseSAE
 from armillary.methods.sae.kernels import entries_above
-from armillary.methods.sae.step import Active, Selection, Weights
+from armillary.methods.sae.step import Active, Objective
+from armillary.methods.sae.trainer import Recipe
+from armillary.methods.sae.weights import Weights
 
 #: Entries are looked for above this share of the last batch's cut; what is found is cut exactly.
 MARGIN = 0.95
@@ -38,11 +40,11 @@ class BatchTopKSAE(KSparseSAE):
         InputError: k is above n_features.
     """
 
-    def selection(self) -> Selection:
+    def objective(self, recipe: Recipe) -> Objective:
         return BatchTopK(self.k)
 
 
-class BatchTopK(Selection):
+class BatchTopK(Objective):
     """The k largest codes per row on average, over the rows of all ranks.
 
     Args:
@@ -57,9 +59,8 @@ class BatchTopK(Selection):
         wanted = self.k * sum(distributed.gather(len(c)))
         value, row, latent = self._candidates(c, weights, wanted)
         keep, cut = _cut(value, wanted)
-        count = torch.bincount(row[keep], minlength=len(c))
         self._bound = MARGIN * cut
-        return Active(value[keep], latent[keep], row[keep], count.cumsum(0) - count, cut)
+        return Active.of_entries(value[keep], latent[keep], row[keep], len(c), cut=cut)
 
     def _candidates(self, c: Tensor, weights: Weights, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
         """Codes among which are the `wanted` largest positive ones of all ranks: value, row and latent [E]."""
@@ -78,8 +79,8 @@ class BatchTopK(Selection):
         smallest: float = min(distributed.gather(mine))
         return MARGIN * smallest
 
-    def encoder(self, weights: Weights, threshold: float) -> Encoder:
-        return ThresholdEncoder(weights.W_enc, weights.b_enc, weights.b_dec, torch.full_like(weights.b_enc, threshold))
+    def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
+        return ThresholdEncoder(weights.W_enc, weights.b_enc, center, torch.full_like(weights.b_enc, threshold))
 
 
 def _largest(value: Tensor, k: int) -> Tensor:

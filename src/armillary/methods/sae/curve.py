@@ -31,6 +31,11 @@ class Sums:
         n, on = x.new_tensor(len(x), dtype=torch.float64), (active.value != 0).sum()
         return Sums(torch.stack([n, residual.norm().double().square(), x.norm().double().square(), on.double()]))
 
+    @property
+    def l0(self) -> Tensor:
+        """Codes per row that are not zero."""
+        return self.values[3] / self.values[0].clamp_min(1)
+
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.values + other.values)
 

@@ -34,6 +34,10 @@ class SAEEncoder(Encoder):
         """[N, D] x - center, in the dtype of the weights."""
         return x.to(self.W_enc.dtype) - self.center
 
+    def own(self) -> dict[str, Tensor]:
+        """The parameters of this kind of encoder that not every kind has, by their names in `Weights`."""
+        return {}
+
 
 @final
 @dataclass(frozen=True)
@@ -81,19 +85,43 @@ class ThresholdEncoder(SAEEncoder):
     threshold: Tensor
     fires: float | None = 0.0
 
+    def own(self) -> dict[str, Tensor]:
+        return {"threshold": self.threshold}
+
     def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
-        inner = self.centred(x)
-        if len(inner) == 0:
-            return sparse_codes(inner.new_zeros(0, 1), inner.new_zeros(0, 1, dtype=torch.int64), len(self.W_enc))
-        excess, row, latent = entries_above(inner, self.W_enc, self.b_enc - self.threshold, 0.0)  # [E]
+        excess, row, latent = entries_above(self.centred(x), self.W_enc, self.b_enc - self.threshold, 0.0)  # [E]
         return _in_slots(excess + self.threshold[latent], row, latent, n=len(x), m=len(self.W_enc))
+
+
+@final
+@dataclass(frozen=True)
+class GatedEncoder(SAEEncoder):
+    """A gate says which latents fire, another bias and scale how much (Rajamanoharan et al. 2024, arXiv 2404.16014).
+
+        code = [h + b_enc > 0] ReLU(exp(r_mag) h + b_mag)        h = (x - center) @ W_enc.T
+
+    Args:
+        r_mag, b_mag: [M].
+    """
+
+    r_mag: Tensor
+    b_mag: Tensor
+    fires: float | None = 0.0
+
+    def own(self) -> dict[str, Tensor]:
+        return {"r_mag": self.r_mag, "b_mag": self.b_mag}
+
+    def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
+        gate, row, latent = entries_above(self.centred(x), self.W_enc, self.b_enc, 0.0)  # [E]
+        value = (self.r_mag.exp()[latent] * (gate - self.b_enc[latent]) + self.b_mag[latent]).relu()
+        return _in_slots(value, row, latent, n=len(x), m=len(self.W_enc))
 
 
 def _in_slots(value: Tensor, row: Tensor, latent: Tensor, *, n: int, m: int) -> Codes:
     """Codes [E], sorted by row, side by side in as many slots as the fullest row needs."""
     count = torch.bincount(row, minlength=n)
     place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-    k = max(1, int(count.max()))
+    k = max(1, int(count.max())) if n else 1
     values, index = value.new_zeros(n, k), torch.zeros(n, k, dtype=torch.int64, device=row.device)
     values[row, place], index[row, place] = value, latent
     return sparse_codes(values, index, m)

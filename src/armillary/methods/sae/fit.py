@@ -1,7 +1,7 @@
 """SAE: the settings every sparse autoencoder shares, and the fit in progress that the one loop drives.
 
-Rows are centred by the first batch's mean and scaled to a mean square of 1 per dimension before they are trained on; both are folded
-into the weights at the end, so that the fit reads activations as they come.
+Rows of one site make an autoencoder, `Targeted` rows a transcoder (with `skip` one that also passes its input on linearly), rows of
+several sites or models side by side a crosscoder: that is a matter of the data, so every variant can be any of them.
 
 Letters: N rows, D width, M latents.
 """
@@ -11,33 +11,38 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
-from operator import add
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, final
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from armillary.core import distributed
 from armillary.core.decomposition import Decomposition
 from armillary.core.devices import device_of
 from armillary.core.dictionary import Dictionary
-from armillary.core.method import Consumer, Method, Pass, one_to_one
-from armillary.core.moments import Moments
+from armillary.core.method import Consumer, Method, Pass, refuse_start
 from armillary.core.rows import Batch, Rows, width
+from armillary.core.targeted import Targeted
 from armillary.errors import InputError
 from armillary.methods.sae.curve import Curve
+from armillary.methods.sae.decoder import Decoder, FreeRows, UnitRows
 from armillary.methods.sae.encoders import SAEEncoder
-from armillary.methods.sae.step import Selection, Weights
-from armillary.methods.sae.trainer import Recipe, Trainer, random_weights
+from armillary.methods.sae.frame import Frame, Side
+from armillary.methods.sae.step import Objective, Sample
+from armillary.methods.sae.trainer import Recipe, Trainer
+from armillary.methods.sae.weights import Weights, random_weights
 
 
 class SAE(Method):
     """What every sparse autoencoder is told. Abstract; see `TopKSAE`."""
 
     invariances: ClassVar[frozenset[Literal["scale", "shift", "rotation"]]] = frozenset({"scale", "shift"})
+    takes_targets: ClassVar[bool] = True
+    #: Whether training can begin from an earlier fit.
+    can_go_on: ClassVar[bool] = True
+    #: Whether codes are kept and atoms stretched when the coordinates of training are left; else atoms keep norm 1.
+    keeps_codes: ClassVar[bool] = False
 
     n_features: int = Field(ge=1)
     """Latents: features of the dictionary."""
@@ -59,22 +64,36 @@ class SAE(Method):
     """Weight of that second loss."""
     clip: float | None = Field(default=None, gt=0)
     """Largest norm of the gradient; by default it is not clipped."""
+    decoder_norm: Literal["unit", "free"] = "unit"
+    """Hold the atoms at norm 1 while training, or train their norms too and count a code by what it adds; the fit's have norm 1 anyway."""
+    resample_every: int | None = Field(default=None, ge=1)
+    """Steps after which dead latents are given the direction of a badly rebuilt row, again and again; by default never."""
+    skip: bool = False
+    """Also pass the input on through a linear map; for rows with a target only."""
     device: str | None = None
     """Where to train, for instance "cuda"; by default where the rows are."""
 
     @abstractmethod
-    def selection(self) -> Selection:
-        """Which codes are active."""
+    def objective(self, recipe: Recipe) -> Objective:
+        """Which codes are active, and what is minimised, in a run of these numbers."""
+
+    def decoder(self, y: Tensor, *, seed: int) -> Decoder:
+        """How the decoder's rows are kept; `y` are this rank's rows [n, D] of the first batch, in the coordinates of training."""
+        return UnitRows() if self.decoder_norm == "unit" else FreeRows()
+
+    def decoder_of(self, state: Mapping[str, Any]) -> Decoder:
+        """The decoder with this state."""
+        return UnitRows() if self.decoder_norm == "unit" else FreeRows()
 
     def min_rows(self, d: int) -> int:
         return 1
 
     @final
-    def consumer(self, data: Rows, *, seed: int, start: Decomposition | None) -> Consumer:
+    def consumer(self, data: Rows | Targeted, *, seed: int, start: Decomposition | None) -> Consumer:
         return SAEFit(self, data, seed=seed, start=start)
 
     @final
-    def recipe(self, n_rows: int | None, d: int) -> Recipe:
+    def recipe(self, n_rows: int | None, d: int, *, seed: int = 0) -> Recipe:
         """The numbers of a run on `n_rows` rows (None: a stream of unknown length) of width `d`."""
         n_steps = self.n_steps or default_steps(n_rows, self.batch_size)
         rows_per_step = self.batch_size if n_rows is None else min(self.batch_size, n_rows)
@@ -89,6 +108,8 @@ class SAE(Method):
             auxk=max(1, d // 2) if self.auxk is None else self.auxk,
             auxk_weight=self.auxk_weight,
             clip=self.clip,
+            resample_every=self.resample_every,
+            seed=seed,
         )
 
 
@@ -129,52 +150,12 @@ def default_lr(n_features: int, batch_size: int, n_steps: int) -> float:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """The coordinates of training: z = (x - mean) * scale.
-
-    Args:
-        mean: [D].
-        scale: one number.
-    """
-
-    mean: Tensor
-    scale: float
-
-    @staticmethod
-    def of(x: Tensor) -> Frame:
-        """From the first batch of all ranks; constant rows are not scaled."""
-        moments = reduce(add, distributed.gather(Moments.of(x)))
-        mean_square = moments.total / (max(1, moments.n) * x.shape[1])
-        scale = 1 / math.sqrt(mean_square) if mean_square > 0 else 1.0
-        return Frame(moments.mean.float().to(x.device), scale)
-
-    def into(self, x: Tensor) -> Tensor:
-        """[n, D] float32 rows in these coordinates."""
-        return (x.float() - self.mean).mul_(self.scale)
-
-    def weights_in(self, raw: Weights) -> Weights:
-        """Weights that do in these coordinates what `raw` do outside; codes grow by `scale`, which a top-k does not mind."""
-        return Weights(raw.W_enc, raw.b_enc * self.scale, raw.W_dec, (raw.b_dec - self.mean) * self.scale)
-
-    def weights_out(self, inner: Weights) -> Weights:
-        """The inverse of `weights_in`."""
-        return Weights(inner.W_enc, inner.b_enc / self.scale, inner.W_dec, self.mean + inner.b_dec / self.scale)
-
-
-@dataclass(frozen=True)
 class Run:
     """What exists once the first batch was seen."""
 
     frame: Frame
     trainer: Trainer
     curve: Curve
-
-    def to(self, device: torch.device) -> Run:
-        """The same run on another device: a checkpoint is read on the CPU before it is known where the rows are."""
-        if self.frame.mean.device == device:
-            return self
-        frame = Frame(self.frame.mean.to(device), self.frame.scale)
-        return Run(frame, self.trainer.to(device), self.curve)
 
 
 @final
@@ -183,20 +164,40 @@ class SAEFit(Consumer):
 
     Args:
         method: the settings.
-        rows: what it will be driven over.
+        data: what it will be driven over; of `Targeted` rows only its own columns, the inputs before the targets.
         seed: of the weights and of the order of rows.
         start: a fit to go on from.
     """
 
-    def __init__(self, method: SAE, rows: Rows, *, seed: int, start: Decomposition | None) -> None:
-        self.method, self.layout, self.seed = method, rows.layout, seed
+    def __init__(self, method: SAE, data: Rows | Targeted, *, seed: int, start: Decomposition | None) -> None:
+        self.method, self.seed = method, seed
         if method.device is not None:
             device_of(method.device)
-        self.d = width(rows.layout)
-        self.recipe = method.recipe(rows.n_rows, self.d)
-        self._start = None if start is None else _weights_of(start, method.n_features, self.d)
+        self.inputs, self.targets = (data.input_layout, data.target_layout) if isinstance(data, Targeted) else (data.layout, data.layout)
+        self.is_own = not isinstance(data, Targeted) or data.is_own
+        if method.skip and self.is_own:
+            raise InputError(f"option 'skip' of {type(method).__name__} needs rows with a target; see Targeted")
+        self.d_in, self.d = width(self.inputs), width(self.targets)
+        n_rows = data.rows.n_rows if isinstance(data, Targeted) else data.n_rows
+        self.recipe = method.recipe(n_rows, self.d, seed=seed)
+        self._start = None if start is None else self._checked(start)
         self._run: Run | None = None
         self._epoch, self._before_epoch = 0, 0  # passes finished, and the steps made in them
+
+    def _checked(self, start: Decomposition) -> Decomposition:
+        """A fit to go on from.
+
+        Raises:
+            InputError: it is not an autoencoder of the same widths, or the method cannot go on from one.
+        """
+        m = self.method.n_features
+        if not self.method.can_go_on:
+            refuse_start(self.method, start)
+        wanted = (m, self.d_in), (m, self.d)
+        if not isinstance(start.encoder, SAEEncoder) or (start.encoder.W_enc.shape, start.dictionary.atoms.shape) != wanted:
+            widths = f"{self.d_in}" if self.is_own else f"{self.d_in} to {self.d}"
+            raise InputError(f"cannot go on from {start!r}: a sparse autoencoder with {m} features on rows of width {widths} is needed")
+        return start
 
     @property
     def n_steps(self) -> int:
@@ -210,16 +211,38 @@ class SAEFit(Consumer):
 
     def update(self, batch: Batch) -> None:
         x = batch.x.to(self.method.device)
-        run = self._run = self._begin(x) if self._run is None else self._run.to(x.device)
-        sums = run.trainer.step(run.frame.into(x))
+        run = self._run = self._begin(x) if self._run is None else self._moved(self._run, x.device)
+        sums = run.trainer.step(self._sample(run.frame, x))
         run.curve.add(run.trainer.n_steps, sums, run.trainer.dead)
+
+    def _sample(self, frame: Frame, x: Tensor) -> Sample:
+        """Rows in the coordinates of training."""
+        read = frame.read.into(x[:, : self.d_in])
+        return Sample(read, read if self.is_own else frame.built.into(x[:, self.d_in :]))
 
     def _begin(self, x: Tensor) -> Run:
         """Choose the coordinates by the first batch, and the weights in them."""
-        frame = Frame.of(x)
-        start = random_weights(self.method.n_features, self.d, seed=self.seed) if self._start is None else frame.weights_in(self._start)
-        weights = Weights(*(part.to(x.device, torch.float32, copy=True) for part in start.tensors()))
-        return Run(frame, Trainer(weights, self.method.selection(), self.recipe), Curve(self.recipe.n_steps, frame.scale))
+        read = Side.of(x[:, : self.d_in], [columns for _, columns in self.inputs])
+        built = read if self.is_own else Side.of(x[:, self.d_in :], [columns for _, columns in self.targets])
+        frame = Frame(read, built, keeps_codes=self.method.keeps_codes)
+        sample, objective = self._sample(frame, x), self.method.objective(self.recipe)
+        start = self._first_weights() if self._start is None else frame.weights_in(*_weights_of(self._start, objective))
+        weights = start.to(x.device, torch.float32, copy=True)
+        decoder = self.method.decoder(sample.y, seed=self.seed)
+        parameters = decoder.begin(objective.begin(weights, sample.centred(weights)))
+        return Run(frame, Trainer(parameters, objective, decoder, self.recipe), Curve(self.recipe.n_steps, frame.unit))
+
+    def _first_weights(self) -> Weights:
+        weights = random_weights(self.method.n_features, self.d_in, None if self.is_own else self.d, seed=self.seed)
+        return weights.given({"W_skip": torch.zeros(self.d_in, self.d)}) if self.method.skip else weights
+
+    def _moved(self, run: Run, device: torch.device) -> Run:
+        """The same run on another device: a checkpoint is read on the CPU before it is known where the rows are."""
+        if run.frame.read.mean.device == device:
+            return run
+        frame, decoder = run.frame.to(device), run.trainer.decoder.to(device)
+        trainer = Trainer.resume(run.trainer.state(), run.trainer.objective, decoder, self.recipe, device)
+        return Run(frame, trainer, run.curve)
 
     def end_pass(self) -> None:
         self._epoch, self._before_epoch = self._epoch + 1, self.n_steps
@@ -234,7 +257,8 @@ class SAEFit(Consumer):
         return {
             "epoch": self._epoch,
             "before_epoch": self._before_epoch,
-            "frame": {"mean": frame.mean, "scale": frame.scale},
+            "frame": frame.state(),
+            "decoder": trainer.decoder.state(),
             "trainer": trainer.state(),
             "curve": curve.state(),
         }
@@ -243,31 +267,37 @@ class SAEFit(Consumer):
         if not state:
             return
         self._epoch, self._before_epoch = state["epoch"], state["before_epoch"]
-        frame = Frame(state["frame"]["mean"], state["frame"]["scale"])
-        curve = Curve(self.recipe.n_steps, frame.scale)
+        frame = Frame.of_state(state["frame"])
+        curve = Curve(self.recipe.n_steps, frame.unit)
         curve.load(state["curve"])
-        self._run = Run(frame, Trainer.resume(state["trainer"], self.method.selection(), self.recipe), curve)
+        decoder = self.method.decoder_of(state["decoder"])
+        self._run = Run(frame, Trainer.resume(state["trainer"], self.method.objective(self.recipe), decoder, self.recipe), curve)
 
     def finish(self) -> Decomposition:
         assert self._run is not None  # the loop refuses to read no rows at all
-        weights = self._run.frame.weights_out(self._run.trainer.weights)
-        points = self._run.curve.points
-        record = {"final": points[-1], "curve": points}
-        dictionary = Dictionary.of_directions(weights.W_dec, weights.b_dec)
-        encoder = self.method.selection().encoder(weights, self._run.trainer.threshold / self._run.frame.scale)
-        return Decomposition(dictionary, encoder, **one_to_one(self.layout), provenance=record)
+        frame, trainer, points = self._run.frame, self._run.trainer, self._run.curve.points
+        weights, center = frame.weights_out(trainer.weights)
+        encoder = trainer.objective.encoder(weights, center, trainer.threshold / frame.unit)
+        record = {"final": points[-1], "curve": points, **trainer.objective.record()}
+        return Decomposition(_dictionary(weights), encoder, self.inputs, self.targets, provenance=record)
 
     def describe(self) -> str:
         return "" if self._run is None else str(self._run.curve)
 
 
-def _weights_of(fit: Decomposition, m: int, d: int) -> Weights:
-    """The weights a fit holds.
+def _dictionary(weights: Weights) -> Dictionary:
+    """Atoms over the bias, and over the skip connection where there is one."""
+    dictionary = Dictionary.of_directions(weights.W_dec, weights.b_dec)
+    if weights.W_skip is None:
+        return dictionary
+    return replace(dictionary, base=torch.cat([weights.b_dec[None], weights.W_skip]), base_rule="skip")
 
-    Raises:
-        InputError: it is not an autoencoder of M = `m` latents on rows of width `d`.
-    """
-    encoder = fit.encoder
-    if not isinstance(encoder, SAEEncoder) or tuple(encoder.W_enc.shape) != (m, d):
-        raise InputError(f"cannot go on from {fit!r}: a sparse autoencoder with {m} features on rows of width {d} is needed")
-    return Weights(encoder.W_enc, encoder.b_enc, fit.dictionary.atoms, encoder.center)
+
+def _weights_of(fit: Decomposition, objective: Objective) -> tuple[Weights, Tensor]:
+    """The weights an autoencoder holds, those that the objective has a use for, and what its encoder subtracts."""
+    encoder, base = fit.encoder, fit.dictionary.base
+    assert isinstance(encoder, SAEEncoder)
+    own = {name: tensor for name, tensor in encoder.own().items() if name in objective.own}
+    skip = {"W_skip": base[1:]} if fit.dictionary.base_rule == "skip" else {}
+    b_dec = base[0] if len(base) else fit.dictionary.atoms.new_zeros(fit.dictionary.d)
+    return Weights(encoder.W_enc, encoder.b_enc, fit.dictionary.atoms, b_dec, **own, **skip), encoder.center

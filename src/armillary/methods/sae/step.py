@@ -1,69 +1,73 @@
 """One training step of a sparse autoencoder in closed form: no autograd graph, no dense code matrix.
 
-    c = x - b_dec        a = selected and rectified codes of W_enc c + b_enc        x_hat = W_dec^T a + b_dec
-    L = sum over rows |x_hat - x|^2 / size  +  AuxK
+    c = x - b_dec        a = what the variant makes of W_enc c + b_enc        y_hat = W_dec^T a + W_skip^T x + b_dec
+    L = sum over rows |y_hat - y|^2 / size  +  the variant's penalty  +  AuxK
 
-Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093): eq. 3 and 4, AuxK in appendix A.2.
+An autoencoder's y is x. A transcoder's is another site's row; it subtracts nothing from what it reads, so that its c is x.
 
-Letters: N rows, D width, M latents, E active codes in all, m dead latents, K slots.
+Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093), eq. 3 and 4.
+
+Letters: N rows, D_in and D widths of x and y, M latents, E active codes in all, B bags of codes (a row's, or one per row and group).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from armillary.core.encoders import Encoder
-from armillary.core.onednn import linear
-from armillary.methods.sae.encoders import TopKEncoder
-from armillary.methods.sae.kernels import bag, column_order, topk_linear, topk_rows
-
-#: Rows whose codes of dead latents are formed at once.
-AUX_ROWS = 1024
-#: Rows of a gradient that are projected at once, few enough to stay in cache.
-PROJECTED_ROWS = 1024
+from armillary.methods.sae.kernels import bag, column_order
+from armillary.methods.sae.weights import Weights
 
 
 @dataclass(frozen=True)
-class Weights:
-    """The parameters of an autoencoder, or a gradient for each of them.
+class Sample:
+    """The rows of one step.
 
     Args:
-        W_enc, W_dec: [M, D], one row per latent.
-        b_enc: [M].
-        b_dec: [D].
+        x: [N, D_in] what is read.
+        y: [N, D] what is to be rebuilt: x itself, or a transcoder's target.
     """
 
-    W_enc: Tensor
-    b_enc: Tensor
-    W_dec: Tensor
-    b_dec: Tensor
+    x: Tensor
+    y: Tensor
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All four, in the order of the arguments."""
-        return self.W_enc, self.b_enc, self.W_dec, self.b_dec
+    @property
+    def is_own(self) -> bool:
+        """Whether rows are rebuilt from themselves, so that the decoder's bias is taken off them first."""
+        return self.x is self.y
+
+    def centred(self, weights: Weights) -> Tensor:
+        """[N, D_in] what the encoder multiplies."""
+        return self.x - weights.b_dec if self.is_own else self.x
 
 
 @dataclass(frozen=True)
 class Active:
-    """The codes of some rows that may differ from zero, row after row.
+    """The codes of some rows that may differ from zero, or whose parameters have a gradient.
 
     Args:
-        value: [E] codes; one of 0 sends no gradient back.
+        value: [E] codes; one of 0 sends no gradient back through the code.
         latent: [E] int64 latent of each code.
-        row: [E] int64 row of each code, ascending.
-        start: [N] int64 first code of each row.
+        row: [E] int64 row of each code.
+        start: [B] int64 first code of each bag: of each row where not told otherwise.
+        bag: [E] int64 bag of each code, where that is not its row.
         cut: the smallest code that was kept, where one bound serves all rows.
+        inner: [E] what the variant wants to remember of each code.
     """
 
     value: Tensor
     latent: Tensor
     row: Tensor
     start: Tensor
+    bag: Tensor | None = None
     cut: float | None = None
+    inner: Tensor | None = None
 
     @staticmethod
     def of_slots(value: Tensor, index: Tensor) -> Active:
@@ -73,119 +77,146 @@ class Active:
         row = torch.arange(n, device=value.device).repeat_interleave(k)
         return Active(value.reshape(-1), index.reshape(-1), row, start)
 
-
-class Selection(ABC):
-    """Which codes of a row are active: what tells one kind of sparse autoencoder from another."""
-
-    @abstractmethod
-    def active(self, c: Tensor, weights: Weights) -> Active:
-        """The active codes of centred rows c [N, D]."""
-
-    @abstractmethod
-    def encoder(self, weights: Weights, threshold: float) -> Encoder:
-        """The encoder that goes with trained weights; `threshold` is the running mean of `Active.cut`."""
+    @staticmethod
+    def of_entries(value: Tensor, latent: Tensor, row: Tensor, n: int, **more: Any) -> Active:
+        """Codes [E] of N = `n` rows, in ascending order of rows."""
+        return Active(value, latent, row, starts(row, n), **more)
 
 
-@dataclass(frozen=True)
-class TopK(Selection):
-    """The k largest codes of each row."""
-
-    k: int
-
-    def active(self, c: Tensor, weights: Weights) -> Active:
-        value, index = topk_linear(c, weights.W_enc, weights.b_enc, self.k)
-        return Active.of_slots(value.relu_(), index)
-
-    def encoder(self, weights: Weights, threshold: float) -> Encoder:
-        return TopKEncoder(weights.W_enc, weights.b_enc, weights.b_dec, self.k)
+def starts(bag_of: Tensor, n: int) -> Tensor:
+    """[n] first of the entries of each bag, from the ascending bag [E] of every entry."""
+    count = torch.bincount(bag_of, minlength=n)
+    return count.cumsum(0) - count
 
 
 @dataclass(frozen=True)
-class Dead:
-    """The latents AuxK is to revive.
+class Back:
+    """What flows back from the loss; a factor 2 / size is still to come where it says so.
 
     Args:
-        latent: [m] int64.
-        k: codes among them kept per row.
-        weight: the loss's coefficient (alpha).
+        residual: [N, D] y_hat - y.
+        table: [B, D] half the gradient with respect to what each bag decodes to, times size.
+        to_base: [N, D] the same for what is added to all codes: the decoder's bias and the skip connection.
+        along: [E] inner product of each code's decoder row with its bag's row of the table.
+        to_pre: [E] gradient with respect to each code's W_enc c.
+        own: [E] per code, the gradient of other parameters of its latent, by their names. `b_enc` is among them where its gradient
+            is not the sum of `to_pre`.
     """
 
-    latent: Tensor
-    k: int
-    weight: float
+    residual: Tensor
+    table: Tensor
+    to_base: Tensor
+    along: Tensor
+    to_pre: Tensor
+    own: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def gradients(c: Tensor, active: Active, weights: Weights, *, size: int, dead: Dead | None = None) -> tuple[Weights, Tensor]:
-    """Gradient of the loss for centred rows c [N, D], and the residual x_hat - x [N, D].
+class Objective(ABC):
+    """What tells one kind of sparse autoencoder from another: which codes are active, and what is minimised."""
+
+    #: Names of the weights it trains besides the usual ones.
+    own: ClassVar[tuple[str, ...]] = ()
+
+    def begin(self, weights: Weights, c: Tensor) -> Weights:
+        """Weights with those of its own that are missing, from others and the first batch's centred rows [N, D_in]."""
+        return weights
+
+    @abstractmethod
+    def active(self, c: Tensor, weights: Weights) -> Active:
+        """The active codes of centred rows c [N, D_in]."""
+
+    def back(self, active: Active, base: Tensor, weights: Weights, size: int) -> Back:
+        """Gradients for rows whose y_hat is the decoded codes plus base [N, D], measured from y. Squared error, no penalty."""
+        residual, along = reconstruct(active, base, weights.W_dec)
+        to_pre = (along * (2 / size)).masked_fill_(active.value == 0, 0)  # dL/da, none through the rectifier
+        return Back(residual, residual, residual, along, to_pre)
+
+    def settle(self, parameters: dict[str, Tensor]) -> None:  # noqa: B027 (most have nothing to do)
+        """Bring the variant's own parameters back to where they may be, after a step; in place."""
+
+    def steer(self, l0: Tensor, progress: float) -> None:  # noqa: B027
+        """Take note of the mean number of codes of a batch; `progress` is the share of the training that is done."""
+
+    @abstractmethod
+    def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
+        """The encoder that goes with trained weights; `center` is what it subtracts, `threshold` the running mean of `Active.cut`."""
+
+    def record(self) -> dict[str, Any]:
+        """What the fit's provenance should tell of the training."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What it has to remember from step to step."""
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Take over a state."""
+
+
+def reconstruct(active: Active, base: Tensor, W_dec: Tensor, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The residual y_hat - y [N, D], and its product [E] with the decoder row of each code.
 
     Args:
-        c: rows less the decoder's bias.
-        active: their codes.
-        weights: the parameters.
-        size: what the sum over rows is divided by: the batch's nominal size, so that a last, smaller batch counts for less.
-        dead: adds the AuxK loss for these latents.
+        active: the codes.
+        base: [N, D] y_hat - y without them.
+        W_dec: [M, D].
+        value: [E] other values for the same codes.
     """
-    residual, along = _reconstruct(c, active, weights.W_dec)
-    to_code = (along * (2 / size)).masked_fill_(active.value == 0, 0)  # [E] = dL/da, none through the rectifier
-    order, start = column_order(active.latent, len(weights.W_enc))
-    row = active.row[order]
-    d_W_dec = bag(residual, row, start, active.value[order] * (2 / size))  # [M, D] = a^T dL/dx_hat
-    d_W_enc = bag(c, row, start, to_code[order])  # [M, D] = (dL/da)^T c
-    d_b_enc = bag(to_code[:, None], order, start, torch.ones_like(to_code))[:, 0]  # [M] = sum of dL/da
-    if dead is not None:
-        _add_auxk(Weights(d_W_enc, d_b_enc, d_W_dec, weights.b_dec), c, residual, weights, size=size, dead=dead)
-    # b_dec is added to the output and subtracted from the input; the second path is one product of [M] and [M, D].
-    d_b_dec = residual.sum(0) * (2 / size) - d_b_enc @ weights.W_enc  # [D]
-    return Weights(d_W_enc, d_b_enc, d_W_dec, d_b_dec), residual
+    decoded, products = decode(active, W_dec, active.value if value is None else value)
+    residual = decoded.add_(base)
+    return residual, products(residual)
 
 
-def _reconstruct(c: Tensor, active: Active, W_dec: Tensor) -> tuple[Tensor, Tensor]:
-    """The residual x_hat - x [N, D], and its product [E] with the decoder row of each code.
+def decode(active: Active, W_dec: Tensor, value: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """What each bag of codes decodes to [B, D] = W_dec^T a, and a function from [B, D] to the products [E] with each code's decoder row.
 
     Autograd's rule for the weights of an embedding bag is the kernel that takes E dot products of rows without gathering them.
     """
-    value = active.value.detach().requires_grad_()
+    free = value.detach().requires_grad_()
     with torch.enable_grad():
-        decoded = bag(W_dec, active.latent, active.start, value)  # [N, D] = W_dec^T a
-    residual = decoded.detach().sub_(c)  # the two b_dec cancel
-    (along,) = torch.autograd.grad(decoded, value, residual)
-    return residual, along
+        decoded = bag(W_dec, active.latent, active.start, free)
+
+    def products(table: Tensor) -> Tensor:
+        (along,) = torch.autograd.grad(decoded, free, table)
+        return along
+
+    return decoded.detach(), products
 
 
-def _add_auxk(into: Weights, c: Tensor, residual: Tensor, weights: Weights, *, size: int, dead: Dead) -> None:
-    """Add the gradient of alpha * |e - e_hat|^2 / size, with e = x - x_hat held fixed and e_hat decoded from the top dead latents.
+def gradients(sample: Sample, objective: Objective, weights: Weights, *, size: int) -> tuple[Weights, Active, Tensor]:
+    """Gradient of the loss, the active codes, and the residual y_hat - y [N, D].
 
-    Their codes are not rectified (as in sparsify and SAELens): a latent whose codes are negative on all rows would get no gradient and
-    stay dead. Every product is m wide, not M.
+    Args:
+        sample: the rows.
+        objective: the variant.
+        weights: the parameters.
+        size: what the sum over rows is divided by: the batch's nominal size, so that a last, smaller batch counts for less.
     """
-    W_enc, b_enc, W_dec = weights.W_enc[dead.latent], weights.b_enc[dead.latent], weights.W_dec[dead.latent]
-    d_W_enc, d_b_enc, d_W_dec = torch.zeros_like(W_enc), torch.zeros_like(b_enc), torch.zeros_like(W_dec)
-    across = W_dec.T.contiguous()  # [D, m]
-    for rows, missed in zip(torch.split(c, AUX_ROWS), torch.split(residual, AUX_ROWS), strict=True):
-        a = _keep_top(linear(rows, W_enc, b_enc), dead.k)  # [n, m]
-        to_row = (linear(a, across) + missed).mul_(2 * dead.weight / size)  # [n, D] = dL/de_hat, as e_hat - e = W_dec^T a + residual
-        to_code = linear(to_row, W_dec).masked_fill_(a == 0, 0)  # [n, m]
-        d_W_dec += linear(a.T.contiguous(), to_row.T.contiguous())
-        d_W_enc += linear(to_code.T.contiguous(), rows.T.contiguous())
-        d_b_enc += to_code.sum(0)
-    for total, part in ((into.W_enc, d_W_enc), (into.b_enc, d_b_enc), (into.W_dec, d_W_dec)):
-        total.index_add_(0, dead.latent, part)
+    c = sample.centred(weights)  # [N, D_in]
+    active = objective.active(c, weights)
+    back = objective.back(active, _base(sample, c, weights), weights, size)
+    return _sum_up(sample, active, back, weights, size=size), active, back.residual
 
 
-def _keep_top(p: Tensor, k: int) -> Tensor:
-    """p [n, m] with all but the k largest entries of each row set to 0."""
-    if k >= p.shape[1]:
-        return p
-    value, index = topk_rows(p, k)
-    return torch.zeros_like(p).scatter_(1, index, value)
+def _base(sample: Sample, c: Tensor, weights: Weights) -> Tensor:
+    """[N, D] y_hat - y without the codes' share."""
+    base = -c if sample.is_own else weights.b_dec - sample.y  # the two b_dec of an autoencoder cancel
+    return base if weights.W_skip is None else base.addmm_(sample.x, weights.W_skip)
 
 
-def project_off(gradient: Tensor, rows: Tensor) -> None:
-    """Remove from each row of `gradient` [M, D] its part along the same row of `rows` [M, D], which have norm 1, in place."""
-    for part, axis in zip(torch.split(gradient, PROJECTED_ROWS), torch.split(rows, PROJECTED_ROWS), strict=True):
-        part.addcmul_(torch.linalg.vecdot(part, axis)[:, None], axis, value=-1)
-
-
-def normalise(rows: Tensor) -> None:
-    """Give every row [M, D] norm 1, in place."""
-    rows.div_(rows.norm(dim=1, keepdim=True).clamp_min_(torch.finfo(rows.dtype).tiny))
+def _sum_up(sample: Sample, active: Active, back: Back, weights: Weights, *, size: int) -> Weights:
+    """The gradient of every parameter: sums over each latent's codes."""
+    c = sample.centred(weights)
+    order, start = column_order(active.latent, len(weights.W_enc))
+    scale, ones = 2 / size, torch.ones_like(back.to_pre)
+    d_W_dec = bag(
+        back.table, (active.row if active.bag is None else active.bag)[order], start, active.value[order] * scale
+    )  # [M, D] = a^T dL/dy_hat
+    d_W_enc = bag(c, active.row[order], start, back.to_pre[order])  # [M, D_in] = (dL/dp)^T c
+    summed = {name: bag(each[:, None], order, start, ones)[:, 0] for name, each in {"b_enc": back.to_pre, **back.own}.items()}
+    d_b_dec = back.to_base.sum(0) * scale
+    if sample.is_own:  # b_dec is added to the output and subtracted from the input; that path is one product of [M] and [M, D]
+        along = summed["b_enc"] if "b_enc" not in back.own else bag(back.to_pre[:, None], order, start, ones)[:, 0]
+        d_b_dec = d_b_dec - along @ weights.W_enc
+    d_W_skip = None if weights.W_skip is None else sample.x.T @ back.to_base * scale
+    return Weights(W_enc=d_W_enc, W_dec=d_W_dec, b_dec=d_b_dec, W_skip=d_W_skip, **summed)

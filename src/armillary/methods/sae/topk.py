@@ -2,16 +2,23 @@
 
     a = TopK(W_enc (x - b_dec) + b_enc)        x_hat = W_dec^T a + b_dec        L = |x - x_hat|^2 + alpha |e - e_hat|^2
 
-Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093), eq. 3 to 5 and AuxK (appendix A.2). The step that
-trains it is `step.gradients`.
+Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093), eq. 3 to 5; the second loss is `auxk`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import final
 
+from torch import Tensor
+
+from armillary.core.encoders import Encoder
+from armillary.methods.sae.encoders import TopKEncoder
 from armillary.methods.sae.fit import KSparseSAE
-from armillary.methods.sae.step import Selection, TopK
+from armillary.methods.sae.kernels import topk_linear
+from armillary.methods.sae.step import Active, Objective
+from armillary.methods.sae.trainer import Recipe
+from armillary.methods.sae.weights import Weights
 
 
 @final
@@ -24,5 +31,19 @@ class TopKSAE(KSparseSAE):
         InputError: k is above n_features.
     """
 
-    def selection(self) -> Selection:
+    def objective(self, recipe: Recipe) -> Objective:
         return TopK(self.k)
+
+
+@dataclass(frozen=True)
+class TopK(Objective):
+    """The k largest codes of each row."""
+
+    k: int
+
+    def active(self, c: Tensor, weights: Weights) -> Active:
+        value, index = topk_linear(c, weights.W_enc, weights.b_enc, self.k)
+        return Active.of_slots(value.relu_(), index)
+
+    def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
+        return TopKEncoder(weights.W_enc, weights.b_enc, center, self.k)

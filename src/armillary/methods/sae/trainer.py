@@ -1,11 +1,10 @@
-"""Trainer: weights, Adam and dead latents of a sparse autoencoder, one batch at a time, the same on one rank or several.
+"""Trainer: parameters, Adam and dead latents of a sparse autoencoder, one batch at a time, the same on one rank or several.
 
 Letters: n rows of this rank, D width, M latents.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +14,15 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from armillary.core import distributed
+from armillary.methods.sae.auxk import Dead, add_auxk
 from armillary.methods.sae.curve import Sums
-from armillary.methods.sae.step import Active, Dead, Selection, Weights, gradients, normalise, project_off
+from armillary.methods.sae.decoder import Decoder, Parameters
+from armillary.methods.sae.resample import replant
+from armillary.methods.sae.step import Active, Objective, Sample, gradients
+from armillary.methods.sae.weights import Weights
 
-#: Norm of a row of the encoder at the start, for decoder rows of norm 1: the norm torch's linear layer starts with.
-ENCODER_NORM = 1 / math.sqrt(3)
-
-#: Share of the newest batch in the running mean of the threshold, once there are a hundred.
-THRESHOLD_RATE = 0.01
+#: Share of the newest batch in the running mean of the threshold, once there are ten.
+THRESHOLD_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Recipe:
         auxk: dead latents kept per row by AuxK; 0 switches it off.
         auxk_weight: its coefficient.
         clip: largest norm of the gradient, or None.
+        resample_every: steps between the moments at which dead latents are given new weights; None for never.
+        seed: of that draw.
     """
 
     n_steps: int
@@ -49,6 +51,8 @@ class Recipe:
     auxk: int = 0
     auxk_weight: float = 1 / 32
     clip: float | None = None
+    resample_every: int | None = None
+    seed: int = 0
 
     def lr_at(self, step: int) -> float:
         """The learning rate of step 0, 1, ..., n_steps - 1."""
@@ -56,70 +60,85 @@ class Recipe:
         fall = (self.n_steps - step) / (self.n_decay + 1)
         return self.lr * min(1.0, rise, fall)
 
+    def resamples_after(self, step: int) -> bool:
+        """Whether dead latents are given new weights after `step` steps; never in the last tenth, which would not train them."""
+        return self.resample_every is not None and step % self.resample_every == 0 and step <= 0.9 * self.n_steps
+
 
 class Trainer:
     """Training in progress.
 
     Args:
-        weights: where to begin; updated in place.
-        selection: which codes are active.
+        parameters: where to begin; updated in place.
+        objective: the variant.
+        decoder: what the parameters of the decoder are.
         recipe: the numbers of the run.
     """
 
-    def __init__(self, weights: Weights, selection: Selection, recipe: Recipe) -> None:
-        self.weights, self.selection, self.recipe = weights, selection, recipe
+    def __init__(self, parameters: Parameters, objective: Objective, decoder: Decoder, recipe: Recipe) -> None:
+        self.parameters, self.objective, self.decoder, self.recipe = parameters, objective, decoder, recipe
         self.n_steps = 0
         self.threshold = 0.0  # running mean of the smallest code that was kept
-        self.silent = torch.zeros(len(weights.b_enc), dtype=torch.int64, device=weights.b_enc.device)  # [M] rows since each latent fired
-        self._mean = [torch.zeros_like(part) for part in weights.tensors()]  # Adam's first and second moments
-        self._square = [torch.zeros_like(part) for part in weights.tensors()]
+        b_enc = parameters["b_enc"]
+        self.silent = torch.zeros(len(b_enc), dtype=torch.int64, device=b_enc.device)  # [M] rows since each latent fired
+        self._mean = {name: torch.zeros_like(part) for name, part in parameters.items()}  # Adam's first and second moments
+        self._square = {name: torch.zeros_like(part) for name, part in parameters.items()}
+
+    @property
+    def weights(self) -> Weights:
+        """The weights as they are now."""
+        return self.decoder.weights(self.parameters)
 
     @property
     def dead(self) -> Tensor:
         """[M] bool: latents that have not fired for `dead_after` rows."""
         return self.silent > self.recipe.dead_after
 
-    def step(self, x: Tensor) -> Sums:
-        """One update from this rank's rows [n, D] of a batch; n may be 0."""
+    def step(self, sample: Sample) -> Sums:
+        """One update from this rank's share of a batch, which may have no rows."""
         weights, recipe = self.weights, self.recipe
-        c = x - weights.b_dec  # [n, D]
-        active = self.selection.active(c, weights)
-        gradient, residual = gradients(c, active, weights, size=recipe.batch_size, dead=self._to_revive())
-        sums, fired = Sums.of(x, residual, active), _fired(active, len(weights.b_enc))
+        gradient, active, residual = gradients(sample, self.objective, weights, size=recipe.batch_size)
+        self._add_auxk(gradient, sample, residual, weights)
+        sums, fired = Sums.of(sample.y, residual, active), _fired(active, len(weights.b_enc))
         distributed.sum_(*gradient.tensors(), sums.values, fired)
-        self._descend(gradient)
+        self._descend(weights, gradient)
         if active.cut is not None:
             self.threshold += (active.cut - self.threshold) * max(1 / (self.n_steps + 1), THRESHOLD_RATE)
         self.silent = (self.silent + sums.values[0].long()).masked_fill_(fired > 0, 0)
         self.n_steps += 1
+        self.objective.steer(sums.l0, self.n_steps / recipe.n_steps)
+        if recipe.resamples_after(self.n_steps):
+            self._resample(sample, residual)
         return sums
 
-    def _to_revive(self) -> Dead | None:
-        if not self.recipe.auxk:
-            return None
-        latent = self.dead.nonzero().flatten()
-        return Dead(latent, self.recipe.auxk, self.recipe.auxk_weight) if len(latent) else None
+    def _add_auxk(self, gradient: Weights, sample: Sample, residual: Tensor, weights: Weights) -> None:
+        latent = self.dead.nonzero().flatten() if self.recipe.auxk else self.silent[:0]
+        if len(latent):
+            dead = Dead(latent, self.recipe.auxk, self.recipe.auxk_weight)
+            c, size = sample.centred(weights), self.recipe.batch_size
+            add_auxk(gradient, c, residual, weights, size=size, dead=dead, is_tied=sample.is_own)
 
-    def _descend(self, gradient: Weights) -> None:
-        """Adam on gradients that leave the norm of the decoder's rows alone, then these norms set to 1 again."""
-        project_off(gradient.W_dec, self.weights.W_dec)
+    def _descend(self, weights: Weights, gradient: Weights) -> None:
+        """Adam on the parameters, which are then brought back to where they may be."""
+        parts = self.decoder.gradient(self.parameters, weights, gradient)
         if self.recipe.clip is not None:
-            _clip(gradient, self.recipe.clip)
-        self._adam(gradient)
-        normalise(self.weights.W_dec)
+            _clip(parts, self.recipe.clip)
+        self._adam(parts)
+        self.decoder.settle(self.parameters)
+        self.objective.settle(self.parameters)
 
-    def _adam(self, gradient: Weights) -> None:
+    def _adam(self, gradient: Parameters) -> None:
         """Kingma & Ba 2015, in one pass over the parameters.
 
         This is the function behind torch.optim.Adam, whose class would load torch's compiler, a second and 70 MB, at its first step.
         """
-        parameters = list(self.weights.tensors())
+        parameters = list(self.parameters.values())
         device = parameters[0].device
         adam(
             parameters,
-            list(gradient.tensors()),
-            self._mean,
-            self._square,
+            [gradient[name] for name in self.parameters],
+            list(self._mean.values()),
+            list(self._square.values()),
             max_exp_avg_sqs=[],
             state_steps=[torch.tensor(float(self.n_steps), device=device) for _ in parameters],
             fused=device.type in ("cpu", "cuda"),
@@ -132,51 +151,52 @@ class Trainer:
             maximize=False,
         )
 
+    def _resample(self, sample: Sample, residual: Tensor) -> None:
+        latent = self.dead.nonzero().flatten()
+        if len(latent):
+            replant(self.parameters, self.decoder, latent, sample, residual, seed=(self.recipe.seed, self.n_steps))
+            for name in self.parameters.keys() - {"b_dec", "W_skip"}:  # those that have a row per latent
+                self._mean[name][latent] = 0
+                self._square[name][latent] = 0
+            self.silent[latent] = 0
+
     def state(self) -> dict[str, Any]:
         """Everything the next step depends on."""
         return {
-            "weights": list(self.weights.tensors()),
+            "parameters": self.parameters,
             "mean": self._mean,
             "square": self._square,
             "silent": self.silent,
             "n_steps": self.n_steps,
             "threshold": self.threshold,
+            "objective": self.objective.state(),
         }
 
     @staticmethod
-    def resume(state: Mapping[str, Any], selection: Selection, recipe: Recipe, device: torch.device | None = None) -> Trainer:
+    def resume(
+        state: Mapping[str, Any], objective: Objective, decoder: Decoder, recipe: Recipe, device: torch.device | None = None
+    ) -> Trainer:
         """A trainer that goes on from a state to the same bits, where the state's tensors are or on `device`."""
-        trainer = Trainer(Weights(*(part.to(device) for part in state["weights"])), selection, recipe)
-        trainer._mean, trainer._square = ([part.to(device) for part in state[name]] for name in ("mean", "square"))
+        trainer = Trainer(_moved(state["parameters"], device), objective, decoder, recipe)
+        trainer._mean, trainer._square = _moved(state["mean"], device), _moved(state["square"], device)
         trainer.silent, trainer.n_steps, trainer.threshold = state["silent"].to(device), state["n_steps"], state["threshold"]
+        objective.load(state["objective"])
         return trainer
 
-    def to(self, device: torch.device) -> Trainer:
-        """The same trainer on another device."""
-        return Trainer.resume(self.state(), self.selection, self.recipe, device)
+
+def _moved(tensors: Mapping[str, Tensor], device: torch.device | None) -> Parameters:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def _fired(active: Active, m: int) -> Tensor:
     """[M] in how many rows each latent is not zero."""
-    return torch.bincount(active.latent, weights=(active.value != 0).double(), minlength=m)
+    # Of no codes at all torch counts in integers, which another rank could not add to its own.
+    return torch.bincount(active.latent, weights=(active.value != 0).double(), minlength=m).double()
 
 
-def _clip(gradient: Weights, largest: float) -> None:
+def _clip(gradient: Parameters, largest: float) -> None:
     """Shrink the gradient so that its norm over all parameters is at most `largest`, in place."""
-    norm = torch.stack([part.norm() for part in gradient.tensors()]).norm()
+    norm = torch.stack([part.norm() for part in gradient.values()]).norm()
     factor = (largest / (norm + 1e-6)).clamp_max(1.0)
-    for part in gradient.tensors():
+    for part in gradient.values():
         part.mul_(factor)
-
-
-def random_weights(m: int, d: int, *, seed: int) -> Weights:
-    """Decoder rows uniform on the sphere, the encoder their scaled copy, no biases; the same on every rank.
-
-    Args:
-        m: latents.
-        d: width of a row.
-        seed: of the draw.
-    """
-    W_dec = torch.randn(m, d, generator=torch.Generator().manual_seed(seed))  # [M, D]
-    normalise(W_dec)
-    return Weights(W_dec * ENCODER_NORM, torch.zeros(m), W_dec, torch.zeros(d))

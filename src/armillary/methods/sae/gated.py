@@ -1,0 +1,95 @@
+"""Gated sparse autoencoder: whether a latent fires and how much are told apart, so that the penalty shrinks no code.
+
+    h = W_enc (x - b_dec)        pi = h + b_gate        a = [pi > 0] ReLU(exp(r_mag) h + b_mag)
+    L = |x - x_hat(a)|^2 + lambda sum_j ReLU(pi_j) + |x - x_hat_frozen(ReLU(pi))|^2
+
+Rajamanoharan et al. 2024, "Improving dictionary learning with gated sparse autoencoders" (arXiv 2404.16014), section 3.2; the decoder of
+the last term is held fixed. `Weights.b_enc` is b_gate.
+
+Letters: N rows, D_in width of what is read, M latents, E codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from armillary.core.encoders import Encoder
+from armillary.methods.sae.encoders import GatedEncoder
+from armillary.methods.sae.kernels import entries_above
+from armillary.methods.sae.penalty import PenalisedSAE, Penalty, first_level
+from armillary.methods.sae.step import Active, Back, Objective, reconstruct
+from armillary.methods.sae.trainer import Recipe
+from armillary.methods.sae.weights import Weights
+
+
+@final
+class GatedSAE(PenalisedSAE):
+    """A sparse autoencoder whose encoder decides by a gate which latents fire; features are directions of norm 1.
+
+    Source: Rajamanoharan et al. 2024, arXiv 2404.16014.
+
+    Raises:
+        InputError: l0 and sparsity are both given, or neither.
+    """
+
+    def objective(self, recipe: Recipe) -> Objective:
+        return Gated(self.l0, self.penalty(recipe, first=1.0))
+
+
+class Gated(Objective):
+    """Codes whose gate is open, and a price on how far it is.
+
+    Args:
+        l0: codes per row at first.
+        penalty: the price.
+    """
+
+    own: ClassVar[tuple[str, ...]] = ("r_mag", "b_mag")
+
+    def __init__(self, l0: float | None, penalty: Penalty) -> None:
+        self.l0, self.penalty = l0, penalty
+
+    def begin(self, weights: Weights, c: Tensor) -> Weights:
+        if weights.r_mag is not None:
+            return weights
+        zeros = torch.zeros_like(weights.b_enc)
+        b_gate = weights.b_enc if weights.b_enc.any() else weights.b_enc - first_level(weights, c, self.l0)
+        return weights.given({"b_enc": b_gate, "r_mag": zeros, "b_mag": zeros.clone()})
+
+    def active(self, c: Tensor, weights: Weights) -> Active:
+        assert weights.r_mag is not None and weights.b_mag is not None
+        gate, row, latent = entries_above(c, weights.W_enc, weights.b_enc, 0.0)  # [E] pi
+        h = gate - weights.b_enc[latent]
+        value = (weights.r_mag.exp()[latent] * h + weights.b_mag[latent]).relu_()
+        return Active.of_entries(value, latent, row, len(c), inner=gate)
+
+    def back(self, active: Active, base: Tensor, weights: Weights, size: int) -> Back:
+        assert active.inner is not None and weights.r_mag is not None
+        residual, along = reconstruct(active, base, weights.W_dec)
+        _, along_gate = reconstruct(active, base, weights.W_dec, active.inner)
+        to_size = (along * (2 / size)).masked_fill_(active.value == 0, 0)  # [E] dL/d(exp(r) h + b_mag)
+        to_gate = along_gate * (2 / size) + (self.penalty.weight / size).to(along)  # [E] dL/dpi
+        growth = weights.r_mag.exp()[active.latent]
+        grown = growth * (active.inner - weights.b_enc[active.latent])  # [E] exp(r) h
+        own = {"b_enc": to_gate, "b_mag": to_size, "r_mag": to_size * grown}
+        return Back(residual, residual, residual, along, to_size * growth + to_gate, own)
+
+    def steer(self, l0: Tensor, progress: float) -> None:
+        self.penalty.steer(l0)
+
+    def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
+        assert weights.r_mag is not None and weights.b_mag is not None
+        return GatedEncoder(weights.W_enc, weights.b_enc, center, weights.r_mag, weights.b_mag)
+
+    def record(self) -> dict[str, Any]:
+        return {"sparsity": float(self.penalty.weight)}
+
+    def state(self) -> dict[str, Any]:
+        return self.penalty.state()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.penalty.load(state)

@@ -1,0 +1,101 @@
+"""JumpReLU sparse autoencoder: a threshold per latent, learnt with a straight-through gradient.
+
+    p = W_enc (x - b_dec) + b_enc        a = p [p > theta]        L = |x - x_hat|^2 + lambda sum_j [p_j > theta_j]
+
+Rajamanoharan et al. 2024, "Jumping ahead" (arXiv 2407.14435), eq. 3, 9, 11 and 12. The number of active codes is steered by lambda; see
+`penalty`.
+
+Letters: N rows, D_in width of what is read, M latents, E codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, final
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from armillary.core.encoders import Encoder
+from armillary.methods.sae.encoders import ThresholdEncoder
+from armillary.methods.sae.kernels import entries_above
+from armillary.methods.sae.penalty import PenalisedSAE, Penalty, first_level
+from armillary.methods.sae.step import Active, Back, Objective
+from armillary.methods.sae.trainer import Recipe
+from armillary.methods.sae.weights import Weights
+
+
+@final
+class JumpReLUSAE(PenalisedSAE):
+    """A sparse autoencoder whose latents fire above a threshold of their own; features are directions of norm 1.
+
+    Source: Rajamanoharan et al. 2024, arXiv 2407.14435.
+
+    Raises:
+        InputError: l0 and sparsity are both given, or neither.
+    """
+
+    steering: ClassVar[tuple[float, float]] = (0.1, 10.0)  # a price on number moves the thresholds at once
+
+    bandwidth: float = Field(default=1.0, gt=0)
+    """Width of the stretch around a threshold whose codes move it, in units of the rows' root-mean-square entry."""
+
+    def objective(self, recipe: Recipe) -> Objective:
+        return JumpReLU(self.l0, self.penalty(recipe, first=1.0), self.bandwidth)
+
+
+class JumpReLU(Objective):
+    """Codes above their latent's threshold, and a price for each.
+
+    Args:
+        l0: codes per row at first.
+        penalty: the price.
+        bandwidth: of the kernel of the straight-through gradient, epsilon.
+    """
+
+    own: ClassVar[tuple[str, ...]] = ("threshold",)
+
+    def __init__(self, l0: float | None, penalty: Penalty, bandwidth: float) -> None:
+        self.l0, self.penalty, self.bandwidth = l0, penalty, bandwidth
+
+    def begin(self, weights: Weights, c: Tensor) -> Weights:
+        if weights.threshold is not None:
+            return weights
+        return weights.given({"threshold": torch.full_like(weights.b_enc, first_level(weights, c, self.l0))})
+
+    def active(self, c: Tensor, weights: Weights) -> Active:
+        assert weights.threshold is not None
+        below = self.bandwidth / 2  # codes so far below their threshold still move it
+        above, row, latent = entries_above(c, weights.W_enc, weights.b_enc - weights.threshold, -below)  # [E] p - theta
+        value = (above + weights.threshold[latent]).masked_fill_(above <= 0, 0)
+        return Active.of_entries(value, latent, row, len(c), inner=above)
+
+    def back(self, active: Active, base: Tensor, weights: Weights, size: int) -> Back:
+        assert active.inner is not None and weights.threshold is not None
+        found = super().back(active, base, weights, size)
+        to_code = found.along * (2 / size)  # [E] dL/da, also of codes that are 0
+        # da/dtheta = -(theta / eps) K((p - theta) / eps) and d[p > theta]/dtheta = -(1 / eps) K(...), K = 1 on [-1/2, 1/2] (eq. 11, 12)
+        price = (self.penalty.weight / size).to(to_code)
+        push = -(weights.threshold[active.latent] * to_code + price) / self.bandwidth
+        return replace(found, own={"threshold": push.masked_fill_(active.inner.abs() > self.bandwidth / 2, 0)})
+
+    def settle(self, parameters: dict[str, Tensor]) -> None:
+        parameters["threshold"].clamp_min_(0)
+
+    def steer(self, l0: Tensor, progress: float) -> None:
+        self.penalty.steer(l0)
+
+    def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
+        assert weights.threshold is not None
+        return ThresholdEncoder(weights.W_enc, weights.b_enc, center, weights.threshold)
+
+    def record(self) -> dict[str, Any]:
+        return {"sparsity": float(self.penalty.weight)}
+
+    def state(self) -> dict[str, Any]:
+        return self.penalty.state()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.penalty.load(state)

@@ -1,0 +1,105 @@
+"""Penalty: the weight of a sparsity loss, told or steered so that the wanted number of codes fire.
+
+A weight says little about the number of codes it leads to: that depends on the data, the width and the length of the run. So the number
+is what one asks for, and the weight follows, as a controller with a proportional and an integral part does:
+
+    e = clip(log(L0 / target), -1, 1)        log integral += rate e        lambda = integral exp(gain e)
+
+The integral finds the weight, and the gain keeps it from swinging around it.
+
+Letters: N rows, M latents, D_in width of what is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from armillary.core import distributed
+from armillary.core.onednn import linear
+from armillary.methods.sae.fit import SAE
+from armillary.methods.sae.trainer import Recipe
+from armillary.methods.sae.weights import Weights
+
+#: Rows of all ranks from which the first level is chosen.
+ROWS = 256
+#: Share of the latents that fire at first where no number is wanted.
+FIRST_SHARE = 0.05
+
+
+class PenalisedSAE(SAE):
+    """An autoencoder whose codes are made sparse by a penalty. Abstract; see `JumpReLUSAE`.
+
+    Raises:
+        InputError: l0 and sparsity are both given, or neither.
+    """
+
+    #: Rate and gain of the rule above. A price on size works through weights that have to move first: it wants gentle hands.
+    steering: ClassVar[tuple[float, float]] = (0.05, 2.0)
+
+    l0: float | None = Field(default=None, gt=0)
+    """Codes that shall fire for each row, on average; the penalty is steered to it."""
+    sparsity: float | None = Field(default=None, gt=0)
+    """Weight of the penalty, instead of l0."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> PenalisedSAE:
+        if (self.l0 is None) == (self.sparsity is None):
+            raise ValueError("give l0, the codes that shall fire for each row, or sparsity, the weight of the penalty, and not both")
+        if self.l0 is not None and self.l0 > self.n_features:
+            raise ValueError(f"l0 must be at most n_features, {self.n_features}, got {self.l0:g}")
+        return self
+
+    def penalty(self, recipe: Recipe, first: float) -> Penalty:
+        """The weight as it begins; `first` is a guess."""
+        rate, gain = self.steering
+        weight = first if self.sparsity is None else self.sparsity
+        return Penalty(self.l0, weight, rate=min(rate, 1000 * rate / recipe.n_steps), gain=gain)
+
+
+class Penalty:
+    """The weight of a sparsity loss.
+
+    Args:
+        target: codes per row that are wanted, or None for a weight that stays.
+        weight: at the beginning.
+        rate, gain: of the rule above.
+    """
+
+    def __init__(self, target: float | None, weight: float, *, rate: float, gain: float) -> None:
+        self.target, self.rate, self.gain = target, rate, gain
+        self.weight = self._integral = torch.tensor(weight, dtype=torch.float64)
+
+    def steer(self, l0: Tensor) -> None:
+        """Take note of the mean number of codes of a batch."""
+        if self.target is not None:
+            error = (l0 / self.target).clamp_min(1e-6).log().clamp(-1, 1)
+            self._integral = self._integral.to(l0.device) * (self.rate * error).exp()
+            self.weight = self._integral * (self.gain * error).exp()
+
+    def state(self) -> dict[str, Any]:
+        return {"weight": self.weight, "integral": self._integral}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.weight, self._integral = state["weight"], state["integral"]
+
+
+def first_level(weights: Weights, c: Tensor, l0: float | None) -> float:
+    """The level that about `l0` of a row's pre-activations exceed at first, so that training starts sparse; at least 0.
+
+    Args:
+        weights: without a bias yet.
+        c: this rank's centred rows [N, D_in] of the first batch.
+        l0: the number that is wanted, or None.
+    """
+    m = len(weights.W_enc)
+    some = distributed.gather_rows(c[: -(-ROWS // distributed.world())])
+    p = linear(some, weights.W_enc, weights.b_enc).flatten()
+    wanted = round(len(some) * min(m, FIRST_SHARE * m if l0 is None else l0))
+    if not 0 < wanted <= len(p):
+        return 0.0
+    return max(0.0, float(p.topk(wanted, sorted=False).values.min()))

@@ -1,0 +1,112 @@
+"""ReLU sparse autoencoder with an L1 penalty, or with p-annealing.
+
+    a = ReLU(W_enc (x - b_dec) + b_enc)        L = |x - x_hat|^2 + lambda sum_j a_j^p        p = 1
+
+Bricken et al. 2023, "Towards monosemanticity"; Cunningham et al. 2023 (arXiv 2309.08600). Atoms have norm 1, so that no code is made
+small by a long atom. With p-annealing (Karvonen et al. 2024, arXiv 2408.00113, section 3.2) p falls from 1 while lambda is rescaled, so
+that the penalty nears a count of the codes.
+
+Letters: N rows, D_in width of what is read, M latents, E codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, final
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from armillary.core import distributed
+from armillary.core.encoders import Encoder
+from armillary.methods.sae.encoders import ThresholdEncoder
+from armillary.methods.sae.kernels import entries_above
+from armillary.methods.sae.penalty import PenalisedSAE, Penalty, first_level
+from armillary.methods.sae.step import Active, Back, Objective
+from armillary.methods.sae.trainer import Recipe
+from armillary.methods.sae.weights import Weights
+
+#: Share of the training after which p begins to fall, and the one at which it has fallen.
+ANNEALED = (0.3, 0.8)
+#: Added to a code before its power is taken, as the derivative has no bound at 0.
+FLOOR = 0.05
+
+
+@final
+class ReLUSAE(PenalisedSAE):
+    """A sparse autoencoder with rectified codes and an L1 penalty; features are directions of norm 1.
+
+    Source: Bricken et al. 2023, "Towards monosemanticity"; p-annealing: Karvonen et al. 2024, arXiv 2408.00113.
+
+    Raises:
+        InputError: l0 and sparsity are both given, or neither.
+    """
+
+    p_end: float = Field(default=1.0, gt=0, le=1)
+    """Power of the codes in the penalty at the end of training; below 1, such as 0.2, it falls to that (p-annealing)."""
+
+    def objective(self, recipe: Recipe) -> Objective:
+        return ReLU(self.l0, self.penalty(recipe, first=1.0), self.p_end)
+
+
+class ReLU(Objective):
+    """All positive codes, and a price on their size.
+
+    Args:
+        l0: codes per row at first.
+        penalty: the price.
+        p_end: the power at the end.
+    """
+
+    def __init__(self, l0: float | None, penalty: Penalty, p_end: float) -> None:
+        self.l0, self.penalty, self.p_end = l0, penalty, p_end
+        self._progress = 0.0
+
+    @property
+    def p(self) -> float:
+        """The power as it is now."""
+        first, last = ANNEALED
+        share = min(1.0, max(0.0, (self._progress - first) / (last - first)))
+        return 1 - share * (1 - self.p_end)
+
+    def begin(self, weights: Weights, c: Tensor) -> Weights:
+        if weights.b_enc.any():  # of a fit that is gone on with
+            return weights
+        return weights.given({"b_enc": weights.b_enc - first_level(weights, c, self.l0)})
+
+    def active(self, c: Tensor, weights: Weights) -> Active:
+        value, row, latent = entries_above(c, weights.W_enc, weights.b_enc, 0.0)
+        return Active.of_entries(value, latent, row, len(c))
+
+    def back(self, active: Active, base: Tensor, weights: Weights, size: int) -> Back:
+        found = super().back(active, base, weights, size)
+        price = (self.penalty.weight / size).to(found.to_pre)
+        return replace(found, to_pre=found.to_pre + price * self._slope(active.value))
+
+    def _slope(self, value: Tensor) -> Tensor:
+        """[E] derivative of sum a^p, rescaled so that the sum is what it would be with p = 1."""
+        p = self.p
+        if p == 1:
+            return torch.ones_like(value)
+        size, power = value.sum(), (value + FLOOR).pow(p).sum()
+        distributed.sum_(size, power)
+        return p * (value + FLOOR).pow(p - 1) * (size / power.clamp_min(1e-12))
+
+    def steer(self, l0: Tensor, progress: float) -> None:
+        self._progress = progress
+        self.penalty.steer(l0)
+
+    def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
+        return ThresholdEncoder(weights.W_enc, weights.b_enc, center, torch.zeros_like(weights.b_enc))
+
+    def record(self) -> dict[str, Any]:
+        return {"sparsity": float(self.penalty.weight)}
+
+    def state(self) -> dict[str, Any]:
+        return {"progress": self._progress, **self.penalty.state()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._progress = state["progress"]
+        self.penalty.load(state)
