@@ -9,10 +9,10 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test check lint types fast acceptance bench browser docs clean
+.PHONY: help demo test test-interop check lint types fast acceptance bench browser docs clean
 
 help:            ## this list
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "armillary needs Python 3.11 or newer; set PYTHON=..."; exit 2; }
@@ -39,6 +39,9 @@ types: $(READY)    ## mypy, strict
 
 fast: $(READY)     ## the tests that take seconds
 	$(PYTEST) -q -m "not slow and not browser and not acceptance"
+
+test-interop: $(READY)  ## our files in sae-lens, dictionary-learning and sparsify, and theirs here; builds an environment for each
+	$(BIN)/python tests/interop/run.py
 
 acceptance: $(READY)  ## the experiments of the research notes at full size
 	$(PYTEST) -n 0 -m acceptance

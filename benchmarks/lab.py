@@ -32,7 +32,7 @@ class Answer:
         value: JSON.
         seconds: wall time.
         cpu: processor time of all threads, in seconds.
-        peak_mb: the process's largest resident memory so far, less that before the rig was built.
+        peak_mb: the process's largest resident memory since the rig was built, less that at this moment (with weights and data).
     """
 
     value: Any

@@ -1,9 +1,10 @@
-"""How each implementation is asked for one TopK or BatchTopK training step, and for codes and reconstructions.
+"""How each implementation is asked for a training step of each variant, and for codes and reconstructions.
 
 Every rig goes through the package's own training objects wherever those accept plain tensors. All train with Adam at one learning rate
 after a linear warm-up, in float32, with no logging, and with windows so long that no latent counts as dead.
 """
 
+import os
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -17,15 +18,22 @@ class Armillary:
     """The consumer that `TopKSAE.fit` drives, given batches by hand."""
 
     def __init__(self, c, defaults):
+        import armillary as arm
         from armillary.core.rows import TensorRows
-        from armillary.methods.sae.batch_topk import BatchTopKSAE
-        from armillary.methods.sae.topk import TopKSAE
 
-        kind = {"topk": TopKSAE, "batch_topk": BatchTopKSAE}[c.variant]
+        kind, sparsity = {
+            "topk": (arm.TopKSAE, {"k": c.k}),
+            "batch_topk": (arm.BatchTopKSAE, {"k": c.k}),
+            "matryoshka": (arm.MatryoshkaSAE, {"k": c.k}),
+            "jumprelu": (arm.JumpReLUSAE, {"l0": c.k}),
+            "gated": (arm.GatedSAE, {"l0": c.k}),
+            "relu": (arm.ReLUSAE, {"l0": c.k}),
+        }[c.variant]
         same = {"lr": c.lr, "warmup": c.n_warmup / c.n_steps, "decay": 0.0, "dead_after_tokens": FOREVER}
         self.version = version("armillary")
-        method = kind(n_features=c.d_sae, k=c.k, n_steps=c.n_steps, batch_size=c.batch, **({} if defaults else same))
-        self.fitting = method.consumer(TensorRows(torch.zeros(c.batch * c.n_steps, c.d_in)), seed=0, start=None)
+        method = kind(n_features=c.d_sae, n_steps=c.n_steps, batch_size=c.batch, **sparsity, **({} if defaults else same))
+        self.fit = None
+        self.fitting = method.consumer(TensorRows(torch.zeros(c.batch * c.n_steps, c.d_in)), seed=c.seed, start=None)
 
     def start(self, x):
         pass  # takes the mean of the first batch by itself
@@ -33,6 +41,7 @@ class Armillary:
     def step(self, x):
         from armillary.core.rows import Batch
 
+        self.fit = None
         self.fitting.update(Batch(x, np.zeros(0, np.int64)))
 
     def codes(self, x):
@@ -41,7 +50,8 @@ class Armillary:
         return codes.dense() > 0, fit.decode(codes)
 
     def infer(self, x):
-        self.codes_only = self.fitting.finish().reconstruct(x)
+        self.fit = self.fit or self.fitting.finish()
+        self.fit.reconstruct(x)
 
     def decoder(self):
         return self.fitting.finish().dictionary.atoms
@@ -54,8 +64,20 @@ class SAELens:
         from sae_lens.training.sae_trainer import SAETrainer
 
         self.version = version("sae-lens")
-        size = {"d_in": c.d_in, "d_sae": c.d_sae, "k": c.k}
-        name = {"topk": "TopKTrainingSAE", "batch_topk": "BatchTopKTrainingSAE"}[c.variant]
+        size = {"d_in": c.d_in, "d_sae": c.d_sae}
+        name, sparsity = {
+            "topk": ("TopKTrainingSAE", {"k": c.k}),
+            "batch_topk": ("BatchTopKTrainingSAE", {"k": c.k}),
+            "matryoshka": ("MatryoshkaBatchTopKTrainingSAE", {"k": c.k, "matryoshka_widths": widths(c.d_sae)}),
+            # The penalty that is steered to a number of codes; its weight is the one thing left to choose.
+            "jumprelu": (
+                "JumpReLUTrainingSAE",
+                {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": c.k, "l0_coefficient": c.penalty},
+            ),
+            "gated": ("GatedTrainingSAE", {"l1_coefficient": c.penalty}),
+            "relu": ("StandardTrainingSAE", {"l1_coefficient": c.penalty}),
+        }[c.variant]
+        size |= sparsity
         settings = getattr(sae_lens, f"{name}Config")(**size, dtype="float32", device="cpu", apply_b_dec_to_input=True)
         self.sae = getattr(sae_lens, name)(settings)
         config = SAETrainerConfig(
@@ -93,13 +115,27 @@ class SAELens:
 class DictionaryLearning:
     def __init__(self, c):
         from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
+        from dictionary_learning.trainers.gdm import GatedSAETrainer
+        from dictionary_learning.trainers.jumprelu import JumpReluTrainer
+        from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKTrainer
+        from dictionary_learning.trainers.standard import StandardTrainer
         from dictionary_learning.trainers.top_k import TopKTrainer
 
         self.version = version("dictionary-learning")
-        size = {"activation_dim": c.d_in, "dict_size": c.d_sae, "k": c.k}
-        kind = {"topk": TopKTrainer, "batch_topk": BatchTopKTrainer}[c.variant]
-        size["threshold_start_step"] = max(0, c.n_steps - 100)
-        self.trainer = kind(steps=FOREVER, layer=0, lm_name="", lr=c.lr, warmup_steps=c.n_warmup, device="cpu", seed=0, **size)
+        size = {"activation_dim": c.d_in, "dict_size": c.d_sae}
+        counted = {"k": c.k, "threshold_start_step": max(0, c.n_steps - 100)}
+        penalised = {"sparsity_warmup_steps": c.n_warmup}
+        kind, sparsity = {
+            "topk": (TopKTrainer, counted),
+            "batch_topk": (BatchTopKTrainer, counted),
+            "matryoshka": (MatryoshkaBatchTopKTrainer, {**counted, "group_fractions": [1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32]}),
+            "jumprelu": (JumpReluTrainer, {**penalised, "target_l0": c.k, "sparsity_penalty": c.penalty}),
+            "gated": (GatedSAETrainer, {**penalised, "l1_penalty": c.penalty}),
+            "relu": (StandardTrainer, {**penalised, "l1_penalty": c.penalty}),
+        }[c.variant]
+        self.trainer = kind(
+            steps=FOREVER, layer=0, lm_name="", lr=c.lr, warmup_steps=c.n_warmup, device="cpu", seed=c.seed, **size, **sparsity
+        )
         self.n_steps = 0
 
     def start(self, x):
@@ -117,7 +153,8 @@ class DictionaryLearning:
         self.trainer.ae(x)
 
     def decoder(self):
-        return self.trainer.ae.decoder.weight.data.T
+        ae = self.trainer.ae
+        return ae.W_dec.data if hasattr(ae, "W_dec") else ae.decoder.weight.data.T
 
 
 class Sparsify:
@@ -173,11 +210,16 @@ class Overcomplete:
 
         for name in ("timm", "timm.data", "torchvision", "torchvision.transforms"):  # for its vision models only
             sys.modules.setdefault(name, MagicMock())
-        from overcomplete.sae import BatchTopKSAE, TopKSAE, train_sae
+        from overcomplete.sae import BatchTopKSAE, JumpSAE, TopKSAE, train_sae
 
         self.version = version("overcomplete")
-        kind, k = {"topk": (TopKSAE, c.k), "batch_topk": (BatchTopKSAE, c.k * c.batch)}[c.variant]  # it counts over the batch
-        self.sae, self.train = kind(c.d_in, nb_concepts=c.d_sae, top_k=k, device="cpu"), train_sae
+        kind, sparsity = {
+            "topk": (TopKSAE, {"top_k": c.k}),
+            "batch_topk": (BatchTopKSAE, {"top_k": c.k * c.batch}),  # it counts over the batch
+            "jumprelu": (JumpSAE, {}),
+        }[c.variant]
+        self.sae, self.train, self.penalty = kind(c.d_in, nb_concepts=c.d_sae, device="cpu", **sparsity), train_sae, c.penalty
+        self.loss = self.penalised if c.variant == "jumprelu" else _mean_square
         self.adam = torch.optim.Adam(self.sae.parameters(), lr=c.lr)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adam, lambda i: min(1.0, (i + 1) / max(1, c.n_warmup)))
 
@@ -185,7 +227,10 @@ class Overcomplete:
         self.mean = x.mean(0)
 
     def step(self, x):
-        self.train(self.sae, [x - self.mean], _mean_square, self.adam, scheduler=self.schedule, nb_epochs=1, monitoring=0)
+        self.train(self.sae, [x - self.mean], self.loss, self.adam, scheduler=self.schedule, nb_epochs=1, monitoring=0)
+
+    def penalised(self, x, x_hat, pre_codes, codes, dictionary):
+        return (x - x_hat).square().mean() + self.penalty * codes.abs().sum(1).mean()  # it leaves the penalty to its user
 
     def codes(self, x):
         self.sae.eval()
@@ -204,6 +249,11 @@ def _mean_square(x, x_hat, pre_codes, codes, dictionary):
     return (x - x_hat).square().mean()
 
 
+def widths(d_sae):
+    """Latents of each Matryoshka prefix."""
+    return [round(share * d_sae) for share in (1 / 32, 3 / 32, 7 / 32, 15 / 32, 1)]
+
+
 RIGS = {
     "armillary": lambda c: Armillary(c, defaults=False),
     "armillary, its defaults": lambda c: Armillary(c, defaults=True),
@@ -218,12 +268,14 @@ class Session:
     """A rig with its data: rows.npy [N, D], held_out.npy and parts.npy in one folder."""
 
     def __init__(self, name, data, **shape):
-        torch.manual_seed(0)
-        self.c = SimpleNamespace(**shape)
+        self.c = SimpleNamespace(**{"seed": 0, "penalty": 1.0, **shape})
+        torch.manual_seed(self.c.seed)
         self.rig = RIGS[name](self.c)
         self.version = self.rig.version
         self.x = torch.from_numpy(np.load(f"{data}/rows.npy"))
         self.held_out, self.parts = (torch.from_numpy(np.load(f"{data}/{part}.npy")) for part in ("held_out", "parts"))
+        truth = f"{data}/held_out_on.npy"
+        self.truth = torch.from_numpy(np.load(truth)) if os.path.exists(truth) else None
         self.at = 0
         with torch.no_grad():
             self.rig.start(self.x[: self.c.batch])
@@ -241,7 +293,11 @@ class Session:
                 self.rig.infer(self.held_out[: self.c.batch])
 
     def quality(self):
-        """Held-out FVU, L0, share of latents that never fire there, and how many planted directions were found."""
+        """Held-out FVU, L0, share of latents that never fire there, and how many planted directions were found.
+
+        Where it is known which parts each row holds, also the cosine of each part with its partner in the best one-to-one matching, and
+        the F1 score of that partner's firing.
+        """
         with torch.no_grad():
             parts = [self.rig.codes(x) for x in self.held_out.split(1024)]
             on, x_hat = torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts])
@@ -251,7 +307,18 @@ class Session:
             fvu = (x - x_hat).square().sum() / (x - x.mean(0)).square().sum()
         dead = 1 - on.any(0).double().mean()
         found = {"fvu": fvu, "l0": on.double().sum(1).mean(), "dead": dead, "mmcs": best.mean(), "recovered": (best > 0.9).double().mean()}
+        if self.truth is not None:
+            found |= self._matched(cosine, on)
         return {key: float(value) for key, value in found.items()}
+
+    def _matched(self, cosine, on):
+        from scipy.optimize import linear_sum_assignment
+
+        part, latent = linear_sum_assignment(-cosine.numpy())
+        fires, is_there = on[:, latent], self.truth[:, part]
+        both = (fires & is_there).sum(0).double()
+        f1 = 2 * both / (fires.sum(0) + is_there.sum(0)).clamp_min(1)
+        return {"matched": cosine[part, latent].mean(), "f1": f1.mean()}
 
 
 def build(name, **settings):

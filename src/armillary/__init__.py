@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from armillary.core.method import fit_many as fit_many
     from armillary.core.pursuit import NNLS as NNLS
     from armillary.core.pursuit import GradientPursuit as GradientPursuit
+    from armillary.core.pursuit import MatchingPursuit as MatchingPursuit
     from armillary.core.pursuit import OrthogonalPursuit as OrthogonalPursuit
     from armillary.core.report import Estimate as Estimate
     from armillary.core.report import Report as Report
@@ -68,6 +69,7 @@ _HOME = {
     "KMeans": "methods.kmeans",
     "Labelled": "core.method",
     "LanguageModel": "lm.model",
+    "MatchingPursuit": "core.pursuit",
     "MatryoshkaSAE": "methods.sae.matryoshka",
     "Method": "core.method",
     "NNLS": "core.pursuit",
@@ -88,14 +90,14 @@ _HOME = {
     "open": "core.activations",
     "reference_texts": "lm.reference.texts",
 }
-_MODULES = ("errors", "inspect", "studies")
+_MODULES = {"errors": "errors", "formats": "methods.formats", "inspect": "inspect", "studies": "studies"}
 
 __all__ = sorted([*_HOME, *_MODULES])  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"armillary.{name}")
+        return importlib.import_module(f"armillary.{_MODULES[name]}")
     if name in _HOME:
         value = getattr(importlib.import_module(f"armillary.{_HOME[name]}"), name)
         globals()[name] = value

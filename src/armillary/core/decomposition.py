@@ -113,7 +113,7 @@ class Decomposition:
 
     def with_encoder(self, encoder: Encoder | EncoderRule) -> Decomposition:
         """The same dictionary and base with another encoder, or with a rule bound to this dictionary."""
-        bound = encoder.bind(self.dictionary) if isinstance(encoder, EncoderRule) else encoder
+        bound = encoder.bind(self.dictionary, self.encoder) if isinstance(encoder, EncoderRule) else encoder
         return replace(self, encoder=bound)
 
     def through(self, readout: Tensor, target: Source | None = None) -> Decomposition:

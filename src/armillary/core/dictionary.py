@@ -20,8 +20,8 @@ from armillary.errors import InputError, ShapeError
 Role = Literal["direction", "centroid", "loading"]
 FeatureKind = Literal["direction", "region", "subspace"]
 #: How the base's coefficients come from x: 1 for every base vector; (std, mean) of the row, as for a layer-normalised input, over the
-#: base vectors (bias, ones); or (1, x) over (bias, skip matrix).
-BaseRule = Literal["constant", "layer_norm", "skip"]
+#: base vectors (bias, ones); the row's norm over sqrt(D), for an input scaled to one norm; or (1, x) over (bias, skip matrix).
+BaseRule = Literal["constant", "layer_norm", "norm", "skip"]
 
 ROLES: tuple[Role, ...] = ("direction", "centroid", "loading")
 
@@ -152,6 +152,9 @@ class Dictionary:
             if len(x) == 0:  # torch warns about the deviation of no rows
                 return x.new_zeros(0, 2)
             return torch.stack([x.std(dim=1), x.mean(dim=1)], dim=1)
+        if self.base_rule == "norm":
+            norm: Tensor = x.norm(dim=1, keepdim=True)
+            return norm.div(x.shape[1] ** 0.5)
         return torch.cat([x.new_ones(len(x), 1), x], dim=1)
 
     def decode(self, codes: Codes) -> Tensor:

@@ -41,8 +41,8 @@ class EncoderRule(ABC):
     """A way to encode that serves any dictionary."""
 
     @abstractmethod
-    def bind(self, dictionary: Dictionary) -> Encoder:
-        """The encoder of this rule for `dictionary`."""
+    def bind(self, dictionary: Dictionary, encoder: Encoder | None = None) -> Encoder:
+        """The encoder of this rule for `dictionary`; `encoder` is the one whose place it takes, where there is one."""
 
 
 class MixtureEncoder(Encoder):

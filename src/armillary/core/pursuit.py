@@ -7,6 +7,7 @@ All of them take the dictionary's base off the target first and work on atoms of
 - NNLS: min ||y - c A||^2 over c >= 0, by accelerated projected gradient with restarts (Beck & Teboulle 2009; O'Donoghue & Candes 2015).
 - Orthogonal pursuit: Pati, Rezaiifar & Krishnaprasad 1993. Its non-negative form is the active-set method of Lawson & Hanson (1974,
   chapter 23) stopped at k atoms: atoms that leave the support are replaced until k are in use or none helps.
+- Matching pursuit: Mallat & Zhang 1993.
 - Gradient pursuit: Blumensath & Davies 2008, one line search along the gradient per atom.
 
 Letters: N rows, D width, M atoms, K slots of a row.
@@ -27,7 +28,7 @@ from armillary.core.codes import Codes, dense_codes, sparse_codes
 from armillary.core.config import Config
 from armillary.core.dictionary import Dictionary
 from armillary.core.encoders import Encoder, EncoderRule
-from armillary.errors import ShapeError
+from armillary.errors import InputError, ShapeError
 
 #: Entries of the largest temporary array, 128 MB in float32; rows are worked on in groups of this size.
 CHUNK = 1 << 25
@@ -44,32 +45,59 @@ class NNLS(Config, EncoderRule):
     max_steps: int = Field(2000, ge=1)
     """Gradient steps after which a row is taken as it is."""
 
-    def bind(self, dictionary: Dictionary) -> NNLSEncoder:
+    def bind(self, dictionary: Dictionary, encoder: Encoder | None = None) -> NNLSEncoder:
         return NNLSEncoder(dictionary, self.tolerance, self.max_steps)
 
 
-class OrthogonalPursuit(Config, EncoderRule):
-    """Greedy choice of `k` atoms, refitted by least squares after each."""
+class Pursuit(Config, EncoderRule):
+    """What greedy searches have in common. Abstract."""
 
-    k: int = Field(ge=1)
-    """Atoms per row."""
+    k: int | None = Field(default=None, ge=1)
+    """Atoms per row; by default as many as the encoder it takes the place of gives each row."""
     nonnegative: bool = False
     """Whether coefficients must not be negative."""
+    tolerance: float = Field(default=0.0, ge=0, lt=1)
+    """Stop a row earlier, once the residual's norm is this share of the norm it began with."""
 
-    def bind(self, dictionary: Dictionary) -> OrthogonalPursuitEncoder:
-        return OrthogonalPursuitEncoder(dictionary, self.k, self.nonnegative)
+    def budget(self, encoder: Encoder | None) -> int | Encoder:
+        """Atoms per row, or the encoder that tells.
+
+        Raises:
+            InputError: neither k nor an encoder of sparse codes to take its place.
+        """
+        if self.k is not None:
+            return self.k
+        if encoder is None or encoder.fires is None:
+            raise InputError(f"{type(self).__name__} needs k, the atoms per row, as there is no sparse encoder to take the number from")
+        return encoder
 
 
-class GradientPursuit(Config, EncoderRule):
-    """Greedy choice of `k` atoms with one gradient step after each: cheaper than orthogonal pursuit, a little worse."""
+class OrthogonalPursuit(Pursuit):
+    """Greedy choice of atoms, refitted by least squares after each."""
+
+    def bind(self, dictionary: Dictionary, encoder: Encoder | None = None) -> OrthogonalPursuitEncoder:
+        return OrthogonalPursuitEncoder(dictionary, self.budget(encoder), self.nonnegative, self.tolerance)
+
+
+class GradientPursuit(Pursuit):
+    """Greedy choice of atoms with one gradient step after each: cheaper than orthogonal pursuit, a little worse."""
+
+    def bind(self, dictionary: Dictionary, encoder: Encoder | None = None) -> GradientPursuitEncoder:
+        return GradientPursuitEncoder(dictionary, self.budget(encoder), self.nonnegative, self.tolerance)
+
+
+class MatchingPursuit(Config, EncoderRule):
+    """Greedy choice of one atom after the other, none ever refitted; an atom may be chosen again (Mallat & Zhang 1993)."""
 
     k: int = Field(ge=1)
-    """Atoms per row."""
+    """Steps per row, and so the most atoms."""
     nonnegative: bool = False
-    """Whether coefficients must not be negative."""
+    """Whether only atoms with a positive inner product are chosen."""
+    tolerance: float = Field(default=0.0, ge=0, lt=1)
+    """Stop a row earlier, once the residual's norm is this share of the norm it began with."""
 
-    def bind(self, dictionary: Dictionary) -> GradientPursuitEncoder:
-        return GradientPursuitEncoder(dictionary, self.k, self.nonnegative)
+    def bind(self, dictionary: Dictionary, encoder: Encoder | None = None) -> MatchingPursuitEncoder:
+        return MatchingPursuitEncoder(dictionary, self.k, self.nonnegative, self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -97,30 +125,67 @@ class NNLSEncoder(Encoder):
 
 @dataclass(frozen=True)
 class OrthogonalPursuitEncoder(Encoder):
-    """At most `k` coefficients per row, found by `orthogonal_pursuit` in the dictionary."""
+    """Coefficients found by `orthogonal_pursuit` in the dictionary.
+
+    Args:
+        dictionary: what is searched.
+        k: atoms per row at most, or an encoder: as many as it gives the row.
+        nonnegative, tolerance: see `OrthogonalPursuit`.
+    """
 
     dictionary: Dictionary
-    k: int
+    k: int | Encoder
     nonnegative: bool = False
+    tolerance: float = 0.0
     fires: float | None = 0.0
 
     def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
-        y = above_base(self.dictionary, x, target)
-        return orthogonal_pursuit(y, self.dictionary.atoms, self.k, nonnegative=self.nonnegative)
+        y, k = above_base(self.dictionary, x, target), budget(self.k, x, target)
+        return orthogonal_pursuit(y, self.dictionary.atoms, k, nonnegative=self.nonnegative, tolerance=self.tolerance)
 
 
 @dataclass(frozen=True)
 class GradientPursuitEncoder(Encoder):
-    """At most `k` coefficients per row, found by `gradient_pursuit` in the dictionary."""
+    """Coefficients found by `gradient_pursuit` in the dictionary; see `OrthogonalPursuitEncoder`."""
+
+    dictionary: Dictionary
+    k: int | Encoder
+    nonnegative: bool = False
+    tolerance: float = 0.0
+    fires: float | None = 0.0
+
+    def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
+        y, k = above_base(self.dictionary, x, target), budget(self.k, x, target)
+        return gradient_pursuit(y, self.dictionary.atoms, k, nonnegative=self.nonnegative, tolerance=self.tolerance)
+
+
+@dataclass(frozen=True)
+class MatchingPursuitEncoder(Encoder):
+    """Coefficients found by `matching_pursuit` in the dictionary.
+
+    Args:
+        dictionary: what is searched.
+        k: steps per row at most.
+        nonnegative, tolerance: see `MatchingPursuit`.
+        residual: norm of the residual at which a row stops, in the rows' own units.
+    """
 
     dictionary: Dictionary
     k: int
     nonnegative: bool = False
+    tolerance: float = 0.0
+    residual: float = 0.0
     fires: float | None = 0.0
 
     def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
         y = above_base(self.dictionary, x, target)
-        return gradient_pursuit(y, self.dictionary.atoms, self.k, nonnegative=self.nonnegative)
+        stop = (self.tolerance * y.norm(dim=1)).clamp_min(self.residual)
+        return matching_pursuit(y, self.dictionary.atoms, self.k, nonnegative=self.nonnegative, stop=stop)
+
+
+def budget(k: int | Encoder, x: Tensor, target: Tensor | None) -> int | Tensor:
+    """Atoms per row: the same for all, or [N] as many as an encoder gives each."""
+    return k if isinstance(k, int) else k.encode(x, target=target).l0(k.fires or 0.0)
 
 
 def above_base(dictionary: Dictionary, x: Tensor, target: Tensor | None) -> Tensor:
@@ -237,7 +302,7 @@ def violation(code: Tensor, b: Tensor, gram_code: Tensor) -> Tensor:
 Update = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def orthogonal_pursuit(y: Tensor, atoms: Tensor, k: int | Tensor, *, nonnegative: bool = False) -> Codes:
+def orthogonal_pursuit(y: Tensor, atoms: Tensor, k: int | Tensor, *, nonnegative: bool = False, tolerance: float = 0.0) -> Codes:
     """Codes of at most k atoms per row, chosen greedily and refitted by least squares after each choice; without a base.
 
     Differentiable in y (the choice of atoms has no gradient).
@@ -247,31 +312,65 @@ def orthogonal_pursuit(y: Tensor, atoms: Tensor, k: int | Tensor, *, nonnegative
         atoms: [M, D] of any length.
         k: atoms per row, or [N] one number per row.
         nonnegative: allow positive coefficients only.
+        tolerance: share of a row's norm at which its residual is small enough.
     """
-    return _pursue(y, atoms, k, nonnegative, _refit_nonnegative if nonnegative else _refit)
+    return _pursue(y, atoms, k, tolerance, _refit_nonnegative if nonnegative else _refit, nonnegative=nonnegative)
 
 
-def gradient_pursuit(y: Tensor, atoms: Tensor, k: int | Tensor, *, nonnegative: bool = False) -> Codes:
+def gradient_pursuit(y: Tensor, atoms: Tensor, k: int | Tensor, *, nonnegative: bool = False, tolerance: float = 0.0) -> Codes:
     """Codes of at most k atoms per row, with a line search along the gradient after each choice; see `orthogonal_pursuit`."""
-    return _pursue(y, atoms, k, nonnegative, partial(_line_search, nonnegative=nonnegative))
+    return _pursue(y, atoms, k, tolerance, partial(_line_search, nonnegative=nonnegative), nonnegative=nonnegative)
 
 
-def _pursue(y: Tensor, atoms: Tensor, k: int | Tensor, nonnegative: bool, update: Update) -> Codes:
+def matching_pursuit(y: Tensor, atoms: Tensor, k: int, *, nonnegative: bool = False, stop: Tensor | None = None) -> Codes:
+    """Codes of k greedy steps per row, each of which takes the residual's part along one atom; an atom may be chosen again.
+
+    Args:
+        y: [N, D] rows, the base taken off.
+        atoms: [M, D] of any length.
+        k: steps.
+        nonnegative: allow positive coefficients only.
+        stop: [N] norm of the residual at which a row is done; by default none is.
+    """
+    unit, norm = _unit(atoms.to(y.dtype))
+    value, index, residual = y.new_zeros(len(y), k), torch.zeros(len(y), k, dtype=torch.int64, device=y.device), y
+    for step in range(k):
+        best, atom = _best_atom(residual, unit, nonnegative=nonnegative)
+        if stop is not None:
+            best = best.masked_fill(residual.norm(dim=1) < stop, 0)
+        same = (index[:, :step] == atom[:, None]) & (value[:, :step] != 0)
+        seen = same.any(1)  # its coefficient grows; the slot of this step stays empty
+        value[:, :step] += same * best[:, None]
+        value[:, step], index[:, step] = torch.where(seen, 0.0, best), torch.where(seen, 0, atom)
+        residual = residual - best[:, None] * unit[atom]
+    return sparse_codes(value / norm[index], index, len(unit))
+
+
+def _best_atom(residual: Tensor, unit: Tensor, *, nonnegative: bool) -> tuple[Tensor, Tensor]:
+    """Inner product [N] with the atom [N] that fits each residual best; 0 where none is positive and it has to be."""
+    parts = [part @ unit.T for part in torch.split(residual, max(1, CHUNK // max(1, len(unit))))]
+    found = [(score if nonnegative else score.abs()).argmax(1) for score in parts]
+    atom = torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+    best = torch.linalg.vecdot(residual, unit[atom])
+    return (best.clamp_min(0) if nonnegative else best), atom
+
+
+def _pursue(y: Tensor, atoms: Tensor, k: int | Tensor, tolerance: float, update: Update, *, nonnegative: bool) -> Codes:
     """Rows are taken in groups of about equal k, so that none waits long for the others."""
     unit, norm = _unit(atoms.to(y.dtype))
-    budget = torch.as_tensor(k, device=y.device).expand(len(y)).clamp(0, len(unit))
-    slots = max(1, int(budget.max())) if len(y) else 1
+    most = torch.as_tensor(k, device=y.device).expand(len(y)).clamp(0, len(unit))
+    slots = max(1, int(most.max())) if len(y) else 1
     rows = max(1, CHUNK // max(1, len(unit) + 2 * slots * unit.shape[1]))
-    order = budget.argsort(stable=True)
+    order = most.argsort(stable=True)
     value, index = y.new_zeros(len(y), slots), torch.zeros(len(y), slots, dtype=torch.int64, device=y.device)
     for part in torch.split(order, rows):
-        found, chosen = _pursue_chunk(y[part], unit, budget[part], nonnegative, update)
+        found, chosen = _pursue_chunk(y[part], unit, most[part], tolerance, update, nonnegative=nonnegative)
         pad = (0, slots - found.shape[1])
         value, index = value.index_copy(0, part, F.pad(found, pad)), index.index_copy(0, part, F.pad(chosen, pad))
     return sparse_codes(value / norm[index], index, len(unit))
 
 
-def _pursue_chunk(y: Tensor, unit: Tensor, budget: Tensor, nonnegative: bool, update: Update) -> tuple[Tensor, Tensor]:
+def _pursue_chunk(y: Tensor, unit: Tensor, budget: Tensor, tolerance: float, update: Update, *, nonnegative: bool) -> tuple[Tensor, Tensor]:
     """Values [n, K] and atoms [n, K]; K grows by one slot per step up to the largest budget."""
     n, slots = len(y), int(budget.max()) if len(y) else 0
     value, index = y.new_zeros(n, 0), torch.zeros(n, 0, dtype=torch.int64, device=y.device)
@@ -280,7 +379,7 @@ def _pursue_chunk(y: Tensor, unit: Tensor, budget: Tensor, nonnegative: bool, up
     # Positive coefficients can fall to 0 and free their slot; refilling takes further steps, which four times k bounds.
     for _ in range(slots * (4 if nonnegative else 1)):
         atom, helps = _pick(residual, y, unit, index, on, nonnegative=nonnegative)
-        grows = helps & (on.sum(1) < budget)
+        grows = helps & (on.sum(1) < budget) & (residual.norm(dim=1) > tolerance * y.norm(dim=1))
         if not grows.any():
             break
         if index.shape[1] < slots:

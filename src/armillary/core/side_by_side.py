@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from armillary.core.rows import Batch, IndexedRows, Layout, Rows, as_rows
+from armillary.core.site import Site, Source
 from armillary.core.tokens import Tokens
 from armillary.errors import InputError, MismatchError, ShapeError
 
@@ -18,6 +19,8 @@ from armillary.errors import InputError, MismatchError, ShapeError
 @final
 class SideBySide:
     """Row i is row i of every part, one beside the other. Satisfies `core.rows.IndexedRows`.
+
+    A part of no known source is called by its place, `path:part0`, so that what is read can be told from what is rebuilt.
 
     Args:
         parts: two or more stores or tensors with the same rows in the same order; each can be read row by row.
@@ -43,7 +46,8 @@ class SideBySide:
 
     @property
     def layout(self) -> Layout:
-        return tuple(stretch for part in self.parts for stretch in part.layout)
+        named = ((source or Source("", "", Site.module(f"part{i}")), d) for i, part in enumerate(self.parts) for source, d in part.layout)
+        return tuple(named)
 
     @property
     def n_rows(self) -> int | None:

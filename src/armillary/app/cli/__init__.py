@@ -2,8 +2,8 @@
 
     harvest   text -> activations on disk             study    questions asked of fits
     fit       activations -> a decomposition          inspect  what one feature stands for
-    plan      disk, memory and time before a run      verify   checksums of a folder
-    demo      all of it, from a model and a text to one page
+    convert   another tool's autoencoder, and back    verify   checksums of a folder
+    plan      disk, memory and time before a run      demo     all of it, from a model and a text to one page
 
 A command is a `click.Command` named `command` in a module of its own name.
 """
@@ -24,7 +24,7 @@ from armillary import __version__
 from armillary.app.cli.errors import guarded
 from armillary.app.cli.options import Family
 
-COMMANDS = ("demo", "harvest", "fit", "study", "inspect", "plan", "verify")
+COMMANDS = ("demo", "harvest", "fit", "study", "inspect", "convert", "plan", "verify")
 
 
 class Armillary(Family):

@@ -5,8 +5,8 @@ Letters: N rows, D width, M latents, k kept per row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, replace
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 from armillary.core.codes import Codes, sparse_codes
 from armillary.core.encoders import Encoder
 from armillary.methods.sae.kernels import entries_above, topk_linear
+
+#: Added to the standard deviation of a row before it is divided by it, as OpenAI's and SAELens' autoencoders do.
+EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,33 @@ class GatedEncoder(SAEEncoder):
         gate, row, latent = entries_above(self.centred(x), self.W_enc, self.b_enc, 0.0)  # [E]
         value = (self.r_mag.exp()[latent] * (gate - self.b_enc[latent]) + self.b_mag[latent]).relu()
         return _in_slots(value, row, latent, n=len(x), m=len(self.W_enc))
+
+
+@final
+@dataclass(frozen=True)
+class NormalisedEncoder(Encoder):
+    """Encodes each row brought to a standard size, and gives codes in the row's own size.
+
+    Args:
+        inner: the encoder of rows of standard size.
+        rule: "layer_norm": less the row's mean and divided by its standard deviation; "norm": scaled to norm sqrt(D).
+    """
+
+    inner: Encoder
+    rule: Literal["layer_norm", "norm"]
+
+    @property
+    def fires(self) -> float | None:  # type: ignore[override]
+        return self.inner.fires
+
+    def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
+        if self.rule == "layer_norm":
+            size = x.std(dim=1, keepdim=True) if len(x) else x.new_zeros(0, 1)
+            codes = self.inner.encode((x - x.mean(dim=1, keepdim=True)) / (size + EPSILON))
+        else:
+            size = x.norm(dim=1, keepdim=True) / x.shape[1] ** 0.5
+            codes = self.inner.encode(x / size.clamp_min(torch.finfo(x.dtype).tiny))
+        return replace(codes, value=codes.value * size)
 
 
 def _in_slots(value: Tensor, row: Tensor, latent: Tensor, *, n: int, m: int) -> Codes:
