@@ -21,7 +21,7 @@ CONSTRAINTS = HERE.parent / "constraints.txt"
 PEERS: dict[str, list[str]] = {
     "sae-lens": ["sae-lens==6.54.12", "transformer-lens<4"],  # TransformerLens 4 removed what sae-lens imports
     "dictionary-learning": ["dictionary-learning==0.1.0"],
-    "sparsify": ["eai-sparsify==1.3.3"],
+    "sparsify": ["eai-sparsify==1.3.3", "scipy"],
     "overcomplete": ["overcomplete==0.3.0"],
     "nnsight": ["nnsight==0.8.1", "transformers>=5,<6"],
 }

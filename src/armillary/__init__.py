@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from armillary.core.decomposition import Decomposition as Decomposition
     from armillary.core.dictionary import Dictionary as Dictionary
     from armillary.core.dictionary import Feature as Feature
+    from armillary.core.journal import TensorBoard as TensorBoard
+    from armillary.core.journal import Trackio as Trackio
+    from armillary.core.journal import WandB as WandB
+    from armillary.core.journal import journal as journal
     from armillary.core.method import Labelled as Labelled
     from armillary.core.method import Method as Method
     from armillary.core.method import fit_many as fit_many
@@ -83,9 +87,13 @@ _HOME = {
     "Subject": "core.study",
     "Targeted": "core.targeted",
     "Tokens": "core.tokens",
+    "TensorBoard": "core.journal",
     "TopKSAE": "methods.sae.topk",
+    "Trackio": "core.journal",
+    "WandB": "core.journal",
     "fit_many": "core.method",
     "harvest": "lm.harvest",
+    "journal": "core.journal",
     "load": "core.artifact",
     "open": "core.activations",
     "reference_texts": "lm.reference.texts",

@@ -148,10 +148,13 @@ class Decomposition:
         return moved_fit
 
     def save(self, path: str | os.PathLike[str], *, log: list[dict[str, Any]] | None = None) -> Path:
-        """Write a folder that `armillary.load` reads back bit for bit; see `core.artifact.save`."""
+        """Write a folder that `armillary.load` reads back bit for bit, with the curve of its training, if any, as log.jsonl.
+
+        See `core.artifact.save`.
+        """
         from armillary.core.artifact import save
 
-        return save(self, path, log=log)
+        return save(self, path, log=list(self.provenance.get("curve", ())) if log is None else log)
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 2 or x.shape[1] != width(self.inputs):

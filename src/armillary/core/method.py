@@ -52,6 +52,9 @@ class Consumer(ABC):
     `next_pass` is a function of the state alone, so a consumer that was loaded from a checkpoint asks for the pass it was in.
     """
 
+    #: What a journal calls it.
+    label: str = ""
+
     @abstractmethod
     def next_pass(self) -> Pass | None:
         """The pass it is in or wants next; None when it has seen enough."""
@@ -192,6 +195,7 @@ def fit_many(
     seed: int = 0,
     starts: Sequence[Decomposition | None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    labels: Sequence[str] | None = None,
 ) -> list[Decomposition]:
     """Fit several methods in as few passes over the rows as they allow; see `Method.fit`.
 
@@ -200,6 +204,7 @@ def fit_many(
         data: what all of them fit; or one `Targeted` per method, all of the same rows, so that sites have fits of their own.
         seed, checkpoint: as of `Method.fit`.
         starts: a fit to go on from, or None, per method.
+        labels: what a journal calls each fit; by default its method's name, with a number where several have the same.
     """
     from armillary.core.run import drive
 
@@ -208,13 +213,20 @@ def fit_many(
     given = [_Given.of(method, one) for method, one in zip(methods, _one_each(data, len(methods)), strict=True)]
     rows = given[0].rows
     first = starts or [None] * len(methods)
-    consumers = [one.consumer(seed, start) for one, start in zip(given, first, strict=True)]
+    names = labels or _labels(methods)
+    consumers = [one.consumer(seed, start, label) for one, start, label in zip(given, first, names, strict=True)]
     identity = {"methods": [_identity(method) for method in methods], "seed": seed, "rows": [one.identity() for one in given]}
     identity |= {"starts": [None if fit is None else tensor_sha256(fit.dictionary.atoms) for fit in first]}
     with torch.no_grad():
         title = " + ".join(dict.fromkeys(type(method).__name__ for method in methods))
         drive(consumers, rows, checkpoint=checkpoint, title=title, identity=json.dumps(identity, sort_keys=True))
     return [_with_provenance(consumer.finish(), one.method, one.seen, seed) for consumer, one in zip(consumers, given, strict=True)]
+
+
+def _labels(methods: Sequence[Method]) -> list[str]:
+    """The methods' names, numbered where several have the same."""
+    names = [type(method).__name__ for method in methods]
+    return [name if names.count(name) == 1 else f"{name} {names[:i].count(name) + 1}" for i, name in enumerate(names)]
 
 
 def _one_each(data: Any, n: int) -> list[Rows | Labelled | Targeted]:
@@ -267,11 +279,12 @@ class _Given:
             require_rows(method, found.rows.n_rows, width(found.seen.layout))
         return found
 
-    def consumer(self, seed: int, start: Decomposition | None) -> Consumer:
+    def consumer(self, seed: int, start: Decomposition | None, label: str) -> Consumer:
         """The fit in progress, given its own columns only."""
         from armillary.core.targeted import View, Viewing
 
         inner = self.method.consumer(self.data, seed=seed, start=start)
+        inner.label = label
         return Viewing(inner, self.seen) if isinstance(self.seen, View) else inner
 
     def identity(self) -> dict[str, Any]:

@@ -1,23 +1,32 @@
-"""armillary fit METHOD ACTS: from activations to a decomposition. The options of a method are made from its settings."""
+"""armillary fit METHOD ACTS: from activations to decompositions. The options of a method are made from its settings."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from armillary import methods
-from armillary.app.cli.options import Command, Family, Several, given, of_config
+from armillary.app.cli.options import Command, Family, Several, given, of_config, plain, typed
 from armillary.app.cli.screen import Screen
 from armillary.app.cli.summaries import first_sentence, help_text
-from armillary.errors import InputError
+from armillary.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from armillary.core.activations import Harvest, StoredRows
+    from armillary.core.journal import Sink
     from armillary.core.method import Labelled, Method
+    from armillary.core.targeted import Targeted
+
+#: Names that stand for the usual member of a family.
+ALIASES = {"sae": "topk-sae"}
 
 
 class Methods(Family):
@@ -31,7 +40,7 @@ class Methods(Family):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name.startswith("-"):
             return None
-        name = self.find(cmd_name, methods.METHODS)
+        name = self.find(ALIASES.get(cmd_name, cmd_name), methods.METHODS)
         return _command(name, methods.load(name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -48,55 +57,184 @@ command = Methods(
 )
 
 
+class FitCommand(Command):
+    """A command whose required options may be given to --sweep instead."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        swept = {plain(arg.partition("=")[0]) for arg in args if "=" in arg and not arg.startswith("-")}
+        for param in self.params:
+            if param.name is not None and plain(param.name) in swept and isinstance(param, click.Option):
+                param.required = False
+        return super().parse_args(ctx, args)
+
+
 def _command(name: str, method: type[Method]) -> click.Command:
     params: list[click.Parameter] = [
         click.Argument(["acts"]),
         Several(["--site"], help="Site to fit; may be left out where ACTS holds one. Several are put side by side."),
+        click.Option(["--each"], is_flag=True, help="Give every site a fit of its own, all from one pass, in folders of OUT."),
         click.Option(["--out"], required=True, help="Folder to write; it must not exist or be empty."),
         click.Option(["--held-out"], type=float, default=0.0, help="Share of the rows, the last texts, to leave to studies.  [default: 0]"),
         click.Option(["--seed"], type=int, default=0, show_default=True, help="Same seed, same bits."),
+        Several(["--sweep"], metavar="NAME=A,B", help="Try every combination of these settings, all from one pass, in folders of OUT."),
+        click.Option(["--log"], multiple=True, type=click.Choice(["wandb", "trackio", "tensorboard"]), help="Also show the curve there."),
     ]
     if method.needs == "labelled":
         params.append(click.Option(["--label"], required=True, help="Label of the documents to learn, such as a field of the .jsonl."))
+    if method.takes_targets:
+        params.append(Several(["--target"], help="Site to rebuild, where that is not the one that is read: a transcoder."))
 
     @click.pass_context
     def run(ctx: click.Context, /, **options: Any) -> None:
-        _run(method(**given(ctx, method.model_fields)), **{key: options[key] for key in options if key not in method.model_fields})
+        own = given(ctx, method.model_fields)
+        rest = {key: options[key] for key in options if key not in method.model_fields}
+        sweep = _swept(method, rest.pop("sweep"))
+        _run([_Trial(label, method(**{**own, **more})) for label, more in sweep], _Places(**_places(rest)), **rest)
 
     own = of_config(method)
-    return Command(name, resumes=True, params=[*params, *own], callback=run, help=help_text(method.__doc__))
+    return FitCommand(name, resumes=True, params=[*params, *own], callback=run, help=help_text(method.__doc__))
+
+
+# ---------------------------------------------------------------- what is to be fitted
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One fit of a command.
+
+    Args:
+        label: its folder below OUT; "" where it is the only one.
+        method: the settings.
+        data: what it is given, once the store is open.
+    """
+
+    label: str
+    method: Method
+    data: Any = None
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Which sites a command is about: `--site`, `--target`, `--each`."""
+
+    site: tuple[str, ...]
+    target: tuple[str, ...]
+    each: bool
+
+
+def _places(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that `_Places` holds, taken out of the others."""
+    return {"site": options.pop("site"), "target": options.pop("target", ()), "each": options.pop("each")}
+
+
+def _swept(method: type[Method], sweep: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Every combination of the settings of --sweep, with a name; one combination of none where there are none.
+
+    Raises:
+        InputError: one is not NAME=A,B.
+        UnknownNameError: the method has no such setting.
+    """
+    axes: dict[str, list[Any]] = {}
+    for text in sweep:
+        name, equals, values = text.partition("=")
+        if not equals or not values:
+            raise InputError(f"--sweep {text!r} is not NAME=A,B, such as k=16,32,64")
+        known = {plain(field): field for field in method.model_fields}
+        if plain(name) not in known:
+            raise unknown(f"option of {method.__name__}", name, method.model_fields)
+        axes[known[plain(name)]] = [typed(value) for value in values.split(",")]
+    chosen = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    return [(",".join(f"{name}={value}" for name, value in settings.items()), settings) for settings in chosen]
+
+
+def _with_data(trials: Sequence[_Trial], rows: StoredRows, places: _Places, label: str | None) -> list[_Trial]:
+    """The trials with what each is given: one per site with --each.
+
+    Raises:
+        InputError: --each with --target, or with a method that needs labels.
+    """
+    from armillary.core.targeted import Targeted
+
+    if places.target:
+        if places.each:
+            raise InputError("--each gives every site a fit of its own and --target one site to rebuild; use one of them")
+        data: Targeted | Labelled | StoredRows = Targeted.of(rows, inputs=list(places.site), targets=list(places.target))
+        return [replace(trial, data=data) for trial in trials]
+    if not places.each:
+        data = rows if label is None else _labelled(rows, label)
+        return [replace(trial, data=data) for trial in trials]
+    if label is not None:
+        raise InputError("--each is for methods without labels")
+    names = [str(source.site) for source, _ in rows.layout if source is not None]
+    pairs = product(enumerate(names), trials)
+    return [replace(t, label=f"{name}/{t.label}".rstrip("/"), data=Targeted.of(rows, inputs=i)) for (i, name), t in pairs]
+
+
+# ---------------------------------------------------------------- the command
 
 
 def _run(
-    method: Method, *, screen: Screen, acts: str, site: tuple[str, ...], out: str, held_out: float, seed: int, label: str | None = None
+    trials: list[_Trial],
+    places: _Places,
+    *,
+    screen: Screen,
+    acts: str,
+    out: str,
+    held_out: float,
+    seed: int,
+    log: tuple[str, ...],
+    label: str | None = None,
 ) -> None:
     from armillary.core import activations
     from armillary.core.artifact import refuse_existing
+    from armillary.core.method import fit_many
 
     refuse_existing(Path(out))
     harvest = activations.open(acts)
     if not harvest.is_complete:
         screen.remark(f"note: '{acts}' is not finished; its {harvest.n_rows:,} rows so far are fitted")
-    rows = chosen(harvest, site)
+    rows = _split(chosen(harvest, (*places.site, *places.target), all_of_them=places.each), held_out)
+    trials = _with_data(trials, rows, places, label)
+    kept = _kept(Path(out), trials, rows, seed)
+    data = [trial.data for trial in trials] if places.each else trials[0].data
+    with _journal(kept, log, Path(out)):
+        labels = [trial.label or type(trial.method).__name__ for trial in trials]
+        fits = fit_many([trial.method for trial in trials], data, seed=seed, checkpoint=kept, labels=labels)
+    found = {trial.label: fit for trial, fit in zip(trials, fits, strict=True)}
+    for name, fit in found.items():
+        fit.save(Path(out) / name)
+    _live_log(kept).unlink(missing_ok=True)
+    if any(fit.provenance.get("is_converged") is False for fit in fits):
+        screen.remark("note: the fit has not converged; more iterations may help")
+    _answer(screen, out, found)
+
+
+def _split(rows: StoredRows, held_out: float) -> StoredRows:
     if not 0 <= held_out < 1:
         raise InputError(f"--held-out is a share from 0 up to 1, got {held_out:g}; try 0.2")
-    if held_out:
-        rows = rows.split(1 - held_out)[0]
-    data = rows if label is None else _labelled(rows, label)
-    fit = method.fit(data, seed=seed, checkpoint=_checkpoint(Path(out), method, rows, seed))
-    fit.save(out)
-    if fit.provenance.get("is_converged") is False:
-        screen.remark("note: the fit has not converged; more iterations may help")
-    screen.answer({"out": out, "n_features": fit.n_features, "provenance": dict(fit.provenance)}, f"{fit!r}\n{out}")
+    return rows.split(1 - held_out)[0] if held_out else rows
 
 
-def chosen(harvest: Harvest, sites: tuple[str, ...]) -> StoredRows:
+def _answer(screen: Screen, out: str, found: Mapping[str, Any]) -> None:
+    """What was fitted: of several, a line each with how it ended."""
+    if len(found) == 1:
+        (fit,) = found.values()
+        screen.answer({"out": out, "n_features": fit.n_features, "provenance": dict(fit.provenance)}, f"{fit!r}\n{out}")
+        return
+    fits = {label: {"n_features": fit.n_features, **dict(fit.provenance.get("final", {}))} for label, fit in found.items()}
+    told = {
+        label: ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key in ("fvu", "l0", "dead")) for label, row in fits.items()
+    }
+    screen.answer({"out": out, "fits": fits}, *(f"{out}/{label}: {words or 'done'}" for label, words in told.items()))
+
+
+def chosen(harvest: Harvest, sites: tuple[str, ...], *, all_of_them: bool = False) -> StoredRows:
     """The rows of the named sites side by side, or of the only site there is.
 
     Raises:
-        InputError: none was named and there are several.
+        InputError: none was named and there are several, unless all of them are wanted.
     """
-    if not sites and len(harvest.sites) > 1:
+    if not sites and len(harvest.sites) > 1 and not all_of_them:
         names = ", ".join(map(str, harvest.sites))
         raise InputError(f"'{harvest.path}' holds {len(harvest.sites)} sites ({names}); choose with --site {harvest.sites[0]}")
     return harvest[list(dict.fromkeys(sites)) or list(map(str, harvest.sites))]
@@ -118,8 +256,29 @@ def _labelled(rows: StoredRows, label: str) -> Labelled:
     return Labelled.of(rows, [values[i] for i in rows.tokens.document[rows.tokens.rows]])
 
 
-def _checkpoint(out: Path, method: Method, rows: StoredRows, seed: int) -> Path:
+# ---------------------------------------------------------------- what is kept while it runs
+
+
+def _kept(out: Path, trials: Sequence[_Trial], rows: StoredRows, seed: int) -> Path:
     """Where an interrupted fit is kept: beside `out`, under a name that only an equal run finds."""
-    options = method.model_dump(mode="json")
-    same = json.dumps([type(method).__name__, options, str(rows.layout), dict(rows.record), seed], sort_keys=True, default=str)
+    options = [[type(trial.method).__name__, trial.method.model_dump(mode="json"), trial.label] for trial in trials]
+    same = json.dumps([options, str(rows.layout), dict(rows.record), seed], sort_keys=True, default=str)
     return out.with_name(f".{out.name}.{hashlib.sha256(same.encode()).hexdigest()[:12]}.checkpoint")
+
+
+def _live_log(kept: Path) -> Path:
+    """The curve as it is drawn; log.jsonl of the finished fit takes its place."""
+    return kept.with_suffix(".jsonl")
+
+
+@contextmanager
+def _journal(kept: Path, log: Sequence[str], out: Path) -> Iterator[None]:
+    from armillary.core.journal import JsonLines, TensorBoard, Trackio, WandB, journal
+
+    made: dict[str, Sink] = {
+        "wandb": WandB(project="armillary", name=out.name),
+        "trackio": Trackio(project="armillary", name=out.name),
+        "tensorboard": TensorBoard(out.with_name(f"{out.name}.tensorboard")),
+    }
+    with journal(JsonLines(_live_log(kept)), *(made[name] for name in log)):
+        yield

@@ -54,17 +54,18 @@ class Curve:
         self._window: Sums | None = None
         self._rows = 0
 
-    def add(self, step: int, sums: Sums, dead: Tensor) -> None:
-        """Take in step number `step` (from 1) and the mask of dead latents [M] after it."""
+    def add(self, step: int, sums: Sums, dead: Tensor) -> dict[str, Any] | None:
+        """Take in step number `step` (from 1) and the mask of dead latents [M] after it; returns the point, where one is complete."""
         self._window = sums if self._window is None else self._window + sums
         if step % math.ceil(self.n_steps / POINTS) and step < self.n_steps:
-            return
+            return None
         n, error, total, active = self._window.values.tolist()
         self._window = None
         self._rows += int(n)
         rows = max(1, n)
         point = {"loss": error / rows / self.scale**2, "fvu": error / total if total else 0.0, "l0": active / rows}
         self.points.append({"step": step, "rows": self._rows, **point, "dead": float(dead.double().mean())})
+        return self.points[-1]
 
     def __str__(self) -> str:
         if not self.points:

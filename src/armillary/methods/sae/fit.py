@@ -18,13 +18,14 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
+from armillary.core import journal
 from armillary.core.decomposition import Decomposition
 from armillary.core.devices import device_of
 from armillary.core.dictionary import Dictionary
 from armillary.core.method import Consumer, Method, Pass, refuse_start
 from armillary.core.rows import Batch, Rows, width
 from armillary.core.targeted import Targeted
-from armillary.errors import InputError
+from armillary.errors import InputError, NonFiniteError
 from armillary.methods.sae.curve import Curve
 from armillary.methods.sae.decoder import Decoder, FreeRows, UnitRows
 from armillary.methods.sae.encoders import SAEEncoder
@@ -213,7 +214,23 @@ class SAEFit(Consumer):
         x = batch.x.to(self.method.device)
         run = self._run = self._begin(x) if self._run is None else self._moved(self._run, x.device)
         sums = run.trainer.step(self._sample(run.frame, x))
-        run.curve.add(run.trainer.n_steps, sums, run.trainer.dead)
+        point = run.curve.add(run.trainer.n_steps, sums, run.trainer.dead)
+        if point is not None:
+            self._refuse_divergence(point)
+            journal.record(self.label, run.trainer.n_steps, point)
+
+    def _refuse_divergence(self, point: Mapping[str, float]) -> None:
+        """Stop at a loss that is no number, before a checkpoint could be replaced by it.
+
+        Raises:
+            NonFiniteError: it is.
+        """
+        if not math.isfinite(point["loss"]):
+            lr, name = self.recipe.lr, type(self.method).__name__
+            raise NonFiniteError(
+                f"training of {name} diverged: its loss is {point['loss']} at step {point['step']}; nothing after the last checkpoint is "
+                f"kept. Try lr={lr / 4:.1g} (it was {lr:.2g}), or clip=1"
+            )
 
     def _sample(self, frame: Frame, x: Tensor) -> Sample:
         """Rows in the coordinates of training."""
@@ -254,6 +271,8 @@ class SAEFit(Consumer):
         if self._run is None:
             return {}
         frame, trainer, curve = self._run.frame, self._run.trainer, self._run.curve
+        if not bool(torch.isfinite(trainer.parameters["b_dec"]).all()):
+            self._refuse_divergence({"loss": math.nan, "step": trainer.n_steps})
         return {
             "epoch": self._epoch,
             "before_epoch": self._before_epoch,

@@ -39,7 +39,7 @@ class JumpReLUSAE(PenalisedSAE):
 
     steering: ClassVar[tuple[float, float]] = (0.1, 10.0)  # a price on number moves the thresholds at once
 
-    bandwidth: float = Field(default=1.0, gt=0)
+    bandwidth: float = Field(default=0.2, gt=0)
     """Width of the stretch around a threshold whose codes move it, in units of the rows' root-mean-square entry."""
 
     def objective(self, recipe: Recipe) -> Objective:
