@@ -196,6 +196,102 @@ def abs_topk_sae() -> Figure:
     return figure
 
 
+#: Sizes of the fits of a figure that compares kinds of autoencoders.
+SIZES = {"n_features": 1024, "n_steps": 400, "batch_size": 1024}
+
+
+def frontier(axis: Any, kinds: dict[str, tuple[Any, str, str]], numbers: tuple[int, ...] = (4, 8, 16, 32), **more: Any) -> None:
+    """FVU of held-out text against the mean number of codes, for several kinds {label: (method, name of its sparsity, colour)}."""
+    rows, held_out = harvest()[SITE].split(0.8)
+    x = matrix(held_out)
+    for label, (method, sparsity, colour) in kinds.items():
+        fits = [method(**{sparsity: n}, **SIZES, **more).fit(rows, seed=0) for n in numbers]
+        l0 = [float(fit.encode(x).l0().double().mean()) for fit in fits]
+        axis.plot(l0, [fvu(fit, x) for fit in fits], "o-", ms=3, color=colour, label=label)
+    axis.set(xlabel="mean l0", ylabel="FVU of held-out text", xscale="log", ylim=(0, None))
+    axis.set_xticks(numbers, map(str, numbers))
+    axis.minorticks_off()
+    axis.legend(fontsize=7)
+
+
+def jumprelu_sae() -> Figure:
+    """Codes per row along training for four targets, and the frontier."""
+    figure, (left, right) = panels(2)
+    rows, _ = harvest()[SITE].split(0.8)
+    for l0, colour in ((4, GREY), (8, ORANGE), (16, BLUE), (32, INK)):
+        curve = arm.JumpReLUSAE(l0=l0, **SIZES).fit(rows, seed=0).provenance["curve"]
+        left.plot([point["step"] for point in curve], [point["l0"] for point in curve], color=colour)
+        left.axhline(l0, color=colour, lw=0.8, ls=":")
+    left.set(xlabel="step", ylabel="codes per row", yscale="log")
+    left.set_yticks((4, 8, 16, 32), ("4", "8", "16", "32"))
+    left.minorticks_off()
+    kinds = {"JumpReLU": (arm.JumpReLUSAE, "l0", BLUE), "BatchTopK": (arm.BatchTopKSAE, "k", ORANGE), "TopK": (arm.TopKSAE, "k", GREY)}
+    frontier(right, kinds)
+    return figure
+
+
+def relu_sae() -> Figure:
+    """Codes against the coefficients they stand for, with and without annealing; and the frontier."""
+    figure, (left, right) = panels(2)
+    generator = torch.Generator().manual_seed(0)
+    atoms = torch.linalg.qr(torch.randn(32, 24, generator=generator))[0].T
+    z = (torch.rand(8192, 24, generator=generator) < 0.1) * (0.5 + torch.rand(8192, 24, generator=generator))
+    x = z @ atoms
+    for p_end, colour, name in ((1.0, ORANGE, "L1"), (0.2, BLUE, "annealed to 0.2")):
+        fit = arm.ReLUSAE(n_features=24, l0=3, p_end=p_end, n_steps=800, batch_size=512, lr=1e-2).fit(x, seed=0)
+        cosine = atoms @ fit.dictionary.atoms.T
+        latent = cosine.argmax(1)
+        codes = fit.encode(x[:400]).dense()[:, latent]
+        on = (z[:400] > 0) & (cosine.max(1).values > 0.8)
+        left.scatter(z[:400][on], codes[on], s=2, color=colour, label=name)
+    left.plot([0.5, 1.5], [0.5, 1.5], color=INK, lw=0.8, ls=":")
+    left.set(xlabel="planted coefficient", ylabel="code")
+    left.legend(fontsize=7, markerscale=3)
+    kinds = {"ReLU": (arm.ReLUSAE, "l0", ORANGE), "TopK": (arm.TopKSAE, "k", GREY)}
+    frontier(right, kinds)
+    frontier(right, {"ReLU, annealed to 0.2": (arm.ReLUSAE, "l0", BLUE)}, p_end=0.2)
+    return figure
+
+
+def gated_sae() -> Figure:
+    """The frontier beside ReLU and TopK."""
+    figure, axis = panels()
+    kinds = {"gated": (arm.GatedSAE, "l0", BLUE), "ReLU": (arm.ReLUSAE, "l0", ORANGE), "TopK": (arm.TopKSAE, "k", GREY)}
+    frontier(axis, kinds)
+    return figure
+
+
+def matryoshka_sae() -> Figure:
+    """FVU of every prefix, and of as many latents of a BatchTopK autoencoder."""
+    figure, axis = panels()
+    rows, held_out = harvest()[SITE].split(0.8)
+    x = matrix(held_out)
+    widths = arm.MatryoshkaSAE(n_features=SIZES["n_features"], k=1).widths
+    for method, name, colour in ((arm.MatryoshkaSAE, "Matryoshka", BLUE), (arm.BatchTopKSAE, "BatchTopK", GREY)):
+        fit = method(k=16, **SIZES).fit(rows, seed=0)
+        axis.plot(widths, [fvu(fit.subset(range(width)), x) for width in widths], "o-", ms=3, color=colour, label=name)
+    axis.set(xlabel="first latents, k = 16", ylabel="FVU of held-out text", xscale="log", ylim=(0, None))
+    axis.set_xticks(widths, map(str, widths))
+    axis.minorticks_off()
+    axis.legend(fontsize=7)
+    return figure
+
+
+def archetypal_sae() -> Figure:
+    """How alike two seeds are against the error, for three relaxations and TopK."""
+    figure, axis = panels()
+    rows, held_out = harvest()[SITE].split(0.8)
+    x = matrix(held_out)
+    methods = {f"archetypal, relaxed by {slack:g}": arm.ArchetypalSAE(k=16, relaxation=slack, **SIZES) for slack in (0.0, 0.05, 0.2)}
+    for (name, method), colour in zip({**methods, "TopK": arm.TopKSAE(k=16, **SIZES)}.items(), (INK, BLUE, ORANGE, GREY), strict=True):
+        fits = [method.fit(rows, seed=seed) for seed in range(2)]
+        one, other = (torch.nn.functional.normalize(fit.dictionary.atoms, dim=1) for fit in fits)
+        axis.plot(fvu(fits[0], x), float((one @ other.T).max(1).values.mean()), "o", color=colour, label=name)
+    axis.set(xlabel="FVU of held-out text", ylabel="best cosine in another seed's fit", ylim=(0, 1.02))
+    axis.legend(fontsize=7)
+    return figure
+
+
 def fidelity() -> Figure:
     """Nats lost to each reconstruction, with intervals, between the ceiling (0) and the null (mean ablation)."""
     figure, (left, right) = panels(2)
@@ -225,7 +321,8 @@ def fidelity() -> Figure:
     return figure
 
 
-FIGURES = {f.__name__: f for f in (pca, kmeans, ica, diffmeans, probe, topk_sae, batch_topk_sae, abs_topk_sae, fidelity)}
+SAES = (topk_sae, batch_topk_sae, abs_topk_sae, jumprelu_sae, relu_sae, gated_sae, matryoshka_sae, archetypal_sae)
+FIGURES = {f.__name__: f for f in (pca, kmeans, ica, diffmeans, probe, *SAES, fidelity)}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or FIGURES:

@@ -8,6 +8,7 @@ Letters: N rows, D width, M latents.
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -298,6 +299,9 @@ class SAEFit(Consumer):
         weights, center = frame.weights_out(trainer.weights)
         encoder = trainer.objective.encoder(weights, center, trainer.threshold / frame.unit)
         record = {"final": points[-1], "curve": points, **trainer.objective.record()}
+        if len(self.targets) > 1:
+            first = [0, *itertools.accumulate(columns for _, columns in self.targets)][:-1]
+            record["scales"] = frame.built.scale[first].tolist()
         return Decomposition(_dictionary(weights), encoder, self.inputs, self.targets, provenance=record)
 
     def describe(self) -> str:
