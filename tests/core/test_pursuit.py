@@ -12,7 +12,16 @@ from torch import Tensor
 from armillary.core import pursuit
 from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
-from armillary.core.pursuit import NNLS, GradientPursuit, OrthogonalPursuit, gradient_pursuit, nonnegative_least_squares, orthogonal_pursuit
+from armillary.core.encoders import LinearEncoder
+from armillary.core.pursuit import (
+    NNLS,
+    GradientPursuit,
+    MatchingPursuit,
+    OrthogonalPursuit,
+    gradient_pursuit,
+    nonnegative_least_squares,
+    orthogonal_pursuit,
+)
 from armillary.errors import InputError, ShapeError
 from core_fits import FITS, random
 
@@ -261,3 +270,88 @@ def test_options_are_checked() -> None:
         OrthogonalPursuit(k=0)
     with pytest.raises(InputError, match="Did you mean 'tolerance'"):
         NNLS(tolerence=1e-3)  # type: ignore[call-arg]
+
+
+# ---------------------------------------------------------------- matching pursuit, budgets and tolerances
+
+
+def plain_matching_pursuit(y: Tensor, unit: Tensor, k: int, *, nonnegative: bool) -> Tensor:
+    """The algorithm of Mallat & Zhang 1993, one row and one atom after the other."""
+    code = torch.zeros(len(y), len(unit), dtype=y.dtype)
+    for row in range(len(y)):
+        residual = y[row].clone()
+        for _ in range(k):
+            score = unit @ residual
+            atom = int((score if nonnegative else score.abs()).argmax())
+            value = score[atom].clamp_min(0) if nonnegative else score[atom]
+            code[row, atom] += value
+            residual -= value * unit[atom]
+    return code
+
+
+@pytest.mark.parametrize("nonnegative", [False, True])
+@pytest.mark.parametrize("k", [1, 6, 25])
+def test_matching_pursuit_is_the_papers(k: int, nonnegative: bool) -> None:
+    """Twenty-five steps among eight atoms choose every atom again and again."""
+    y, atoms = problem(m=8)
+    norm = atoms.norm(dim=1)
+    found = pursuit.matching_pursuit(y, atoms, k, nonnegative=nonnegative)
+    wanted = plain_matching_pursuit(y, atoms / norm[:, None], k, nonnegative=nonnegative)
+    torch.testing.assert_close(found.dense() * norm, wanted)
+    assert int(found.l0().max()) <= min(k, 8)
+
+
+@pytest.mark.parametrize("search", [orthogonal_pursuit, gradient_pursuit])
+def test_a_tolerance_stops_a_row_as_soon_as_it_is_good_enough(search: type) -> None:
+    y, atoms, _ = planted()
+    loose = search(y, atoms, 12, tolerance=0.3)
+    off = (y - loose.dense() @ atoms).norm(dim=1) / y.norm(dim=1)
+    assert off.max() <= 0.3
+    one_less = search(y, atoms, loose.l0() - 1)
+    assert ((y - one_less.dense() @ atoms).norm(dim=1) / y.norm(dim=1)).min() > 0.3, "the last atom was needed"
+
+
+def test_matching_pursuit_stops_by_share_or_by_norm() -> None:
+    y, atoms, _ = planted()
+    dictionary = Dictionary.of_directions(atoms)
+    codes = MatchingPursuit(k=60, tolerance=0.2).bind(dictionary).encode(y)
+    off = (y - codes.dense() @ atoms).norm(dim=1)
+    assert (off <= 0.2 * y.norm(dim=1) + 1e-9).all() and int(codes.l0().min()) < 60
+    by_norm = pursuit.MatchingPursuitEncoder(dictionary, 200, residual=1.0).encode(y)
+    assert (y - by_norm.dense() @ atoms).norm(dim=1).max() < 1.0
+
+
+def test_a_search_takes_as_many_atoms_as_the_encoder_it_replaces() -> None:
+    from armillary.methods.sae.encoders import ThresholdEncoder
+
+    y, atoms, _ = planted()
+    y = y + random(*y.shape, seed=5)
+    unit = atoms / atoms.norm(dim=1, keepdim=True)
+    encoder = ThresholdEncoder(unit, torch.zeros(64, dtype=torch.float64), torch.zeros(48, dtype=torch.float64), torch.full((64,), 2.0))
+    fit = Decomposition(Dictionary.of_directions(unit), encoder, ((None, 48),), ((None, 48),))
+    own = fit.encode(y).l0()
+    assert own.min() < own.max()
+    for rule in (OrthogonalPursuit(), GradientPursuit(nonnegative=True)):
+        searched = fit.with_encoder(rule)
+        assert (searched.encode(y).l0() <= own).all() and searched.encode(y).l0().double().mean() > 0.9 * own.double().mean()
+        assert (y - searched.reconstruct(y)).square().sum() < (y - fit.reconstruct(y)).square().sum()
+    assert fit.with_encoder(OrthogonalPursuit()).with_encoder(GradientPursuit(k=3)).encode(y).l0().max() == 3
+    with pytest.raises(InputError, match="needs k, the atoms per row"):
+        OrthogonalPursuit().bind(fit.dictionary)
+    with pytest.raises(InputError, match="needs k, the atoms per row"):
+        Decomposition(fit.dictionary, LinearEncoder(unit, unit[0] * 0), ((None, 48),), ((None, 48),)).with_encoder(OrthogonalPursuit())
+
+
+def test_a_better_error_is_not_a_better_recovery() -> None:
+    """Among many coherent atoms a search explains more of a row than its true codes do, noise and all, with the wrong atoms."""
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(64, 24, generator=generator)[torch.arange(512) // 8]
+    atoms = torch.nn.functional.normalize(common + 0.7 * torch.randn(512, 24, generator=generator), dim=1)
+    on = torch.rand(300, 512, generator=generator).argsort(1) < 8
+    code = on * (0.5 + torch.rand(300, 512, generator=generator))
+    clean = code @ atoms
+    y = clean + 0.3 * clean.std() * torch.randn(300, 24, generator=generator)
+    found = orthogonal_pursuit(y, atoms, 8, nonnegative=True).dense()
+    assert unexplained(y, atoms, found) < 0.9 * unexplained(y, atoms, code)
+    recall = float(((found > 0) & on).sum() / on.sum())
+    assert 0.05 < recall < 0.5
