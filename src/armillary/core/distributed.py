@@ -59,12 +59,16 @@ def largest(value: int) -> int:
 
 def gather_rows(mine: Tensor) -> Tensor:
     """The rows of all ranks in the order of their batch, which dealt them to ranks in turn; on this rank's device."""
-    parts = gather(mine)
-    if len(parts) == 1:
+    if not is_on():
         return mine
-    rows = mine.new_zeros(sum(map(len, parts)), *mine.shape[1:])
-    for number, part in enumerate(parts):
-        rows[number :: len(parts)] = part.to(mine.device)
+    counts = gather(len(mine))
+    padded = mine.new_zeros(max(counts), *mine.shape[1:])
+    padded[: len(mine)] = mine
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    rows = mine.new_zeros(sum(counts), *mine.shape[1:])
+    for number, (part, count) in enumerate(zip(parts, counts, strict=True)):
+        rows[number :: len(parts)] = part[:count]
     return rows
 
 

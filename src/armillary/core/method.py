@@ -54,6 +54,8 @@ class Consumer(ABC):
 
     #: What a journal calls it.
     label: str = ""
+    #: Whether the ranks' states are merged at the end of each pass; not where ranks work together in every batch.
+    merges: bool = True
 
     @abstractmethod
     def next_pass(self) -> Pass | None:

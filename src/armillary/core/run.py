@@ -102,7 +102,7 @@ def _refuse_empty(done: int, bar: Bar) -> None:
 
 def _end_pass(consumers: Sequence[Consumer]) -> None:
     for consumer in consumers:
-        if distributed.world() > 1:
+        if distributed.world() > 1 and consumer.merges:
             consumer.merge(distributed.gather(dict(consumer.state())))
         consumer.end_pass()
 

@@ -142,7 +142,7 @@ class Viewing(Consumer):
     """
 
     def __init__(self, inner: Consumer, view: View) -> None:
-        self.inner, self.view = inner, view
+        self.inner, self.view, self.merges = inner, view, inner.merges
 
     def next_pass(self) -> Pass | None:
         return self.inner.next_pass()

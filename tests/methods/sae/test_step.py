@@ -16,6 +16,7 @@ from armillary.methods.sae.gated import Gated
 from armillary.methods.sae.jump_relu import JumpReLU
 from armillary.methods.sae.matryoshka import Matryoshka
 from armillary.methods.sae.penalty import Penalty
+from armillary.methods.sae.ranks import ByRows
 from armillary.methods.sae.relu import ReLU
 from armillary.methods.sae.step import Active, Objective, Sample, gradients
 from armillary.methods.sae.topk import TopK
@@ -210,7 +211,7 @@ DEAD = {
 def test_auxk_is_autograds(dead: str, n: int, other: bool) -> None:
     s, w, latents = sample(n, other=other), weights(d=D if other else D_IN), DEAD[dead]
     found, _, residual = gradients(s, TopK(K), w, size=SIZE)
-    add_auxk(found, s.centred(w), residual, w, size=SIZE, dead=latents, is_tied=s.is_own)
+    add_auxk(found, s, residual, w, size=SIZE, dead=latents, work=ByRows())
     free = Weights(**{name: part.clone().requires_grad_() for name, part in w.named().items()})
     y_hat = rebuilt(top(pre(s, free), K).relu(), s, free)
     e_hat = top(pre(s, free)[:, latents.latent], min(latents.k, len(latents.latent))) @ free.W_dec[latents.latent]

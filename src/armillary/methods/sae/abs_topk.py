@@ -7,7 +7,6 @@ Zhu, Khalili & Zhu 2025, "AbsTopK: Rethinking sparse autoencoders for bidirectio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import final
 
 from torch import Tensor
@@ -35,14 +34,20 @@ class AbsTopKSAE(KSparseSAE):
         return AbsTopK(self.k)
 
 
-@dataclass(frozen=True)
 class AbsTopK(Objective):
-    """The k codes of each row that are largest in magnitude."""
+    """The k codes of each row that are largest in magnitude.
 
-    k: int
+    Args:
+        k: how many.
+    """
+
+    def __init__(self, k: int) -> None:
+        self.k = k
 
     def active(self, c: Tensor, weights: Weights) -> Active:
-        return Active.of_slots(*topk_linear(c, weights.W_enc, weights.b_enc, self.k, by_magnitude=True))
+        value, index = topk_linear(c, weights.W_enc, weights.b_enc, min(self.k, len(weights.W_enc)), by_magnitude=True)
+        keep = self.work.among_largest(value.abs(), self.k)
+        return Active.of_slots(value if keep is None else value * keep, index)
 
     def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
         return AbsTopKEncoder(weights.W_enc, weights.b_enc, center, self.k)

@@ -41,6 +41,8 @@ class ArchetypalSAE(KSparseSAE):
     """Data points that atoms are made of, taken from the first batch; at most its rows."""
     relaxation: float = Field(default=0.0, ge=0)
     """Largest distance of an atom from the convex hull, in units of the rows' root-mean-square distance from their mean."""
+    shard: Literal[False] = False
+    """Not for this kind: every rank would need all points anyway."""
     decoder_norm: Literal["hull"] = "hull"  # type: ignore[assignment]
     """An atom is as long as the data make it."""
 

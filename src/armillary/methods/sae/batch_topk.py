@@ -56,7 +56,7 @@ class BatchTopK(Objective):
         self._bound: float | None = None  # for speed only: where the next batch is searched, which does not change what is found
 
     def active(self, c: Tensor, weights: Weights) -> Active:
-        wanted = self.k * sum(distributed.gather(len(c)))
+        wanted = self.k * self.work.n_rows(len(c))
         value, row, latent = self._candidates(c, weights, wanted)
         keep, cut = _cut(value, wanted)
         self._bound = MARGIN * cut
@@ -75,6 +75,7 @@ class BatchTopK(Objective):
         """A bound that the first batch's cut probably exceeds, the same on every rank."""
         some = c[:GUESSED_FROM]
         value, _, _ = entries_above(some, weights.W_enc, weights.b_enc, 0.0)
+        # Of this rank's own codes; a cut over all ranks' latents is not below the smallest of these.
         mine = float(value[_largest(value, self.k * len(some))].min()) if len(value) else 0.0
         smallest: float = min(distributed.gather(mine))
         return MARGIN * smallest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,14 @@ class Sums:
     values: Tensor
 
     @staticmethod
-    def of(x: Tensor, residual: Tensor, active: Active) -> Sums:
-        """Of rows x [n, D] in coordinates whose origin is the mean, their residuals [n, D] and their codes."""
+    def of(x: Tensor, residual: Tensor, active: Active, *, counts_rows: bool = True) -> Sums:
+        """Of rows x [n, D] in coordinates whose origin is the mean, their residuals [n, D] and their codes.
+
+        Rows that another rank counts are left out, their codes are not.
+        """
         n, on = x.new_tensor(len(x), dtype=torch.float64), (active.value != 0).sum()
-        return Sums(torch.stack([n, residual.norm().double().square(), x.norm().double().square(), on.double()]))
+        of_rows = torch.stack([n, residual.norm().double().square(), x.norm().double().square()])
+        return Sums(torch.cat([of_rows * float(counts_rows), on.double()[None]]))
 
     @property
     def l0(self) -> Tensor:
@@ -54,8 +58,8 @@ class Curve:
         self._window: Sums | None = None
         self._rows = 0
 
-    def add(self, step: int, sums: Sums, dead: Tensor) -> dict[str, Any] | None:
-        """Take in step number `step` (from 1) and the mask of dead latents [M] after it; returns the point, where one is complete."""
+    def add(self, step: int, sums: Sums, dead_share: Callable[[], float]) -> dict[str, Any] | None:
+        """Take in step number `step` (from 1), and ask for the share of dead latents where a point is complete, which is returned."""
         self._window = sums if self._window is None else self._window + sums
         if step % math.ceil(self.n_steps / POINTS) and step < self.n_steps:
             return None
@@ -64,7 +68,7 @@ class Curve:
         self._rows += int(n)
         rows = max(1, n)
         point = {"loss": error / rows / self.scale**2, "fvu": error / total if total else 0.0, "l0": active / rows}
-        self.points.append({"step": step, "rows": self._rows, **point, "dead": float(dead.double().mean())})
+        self.points.append({"step": step, "rows": self._rows, **point, "dead": dead_share()})
         return self.points[-1]
 
     def __str__(self) -> str:

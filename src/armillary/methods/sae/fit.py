@@ -13,10 +13,10 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, Self, final
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from armillary.core import journal
@@ -31,6 +31,7 @@ from armillary.methods.sae.curve import Curve
 from armillary.methods.sae.decoder import Decoder, FreeRows, UnitRows
 from armillary.methods.sae.encoders import SAEEncoder
 from armillary.methods.sae.frame import Frame, Side
+from armillary.methods.sae.ranks import ByLatents, Work
 from armillary.methods.sae.step import Objective, Sample
 from armillary.methods.sae.trainer import Recipe, Trainer
 from armillary.methods.sae.weights import Weights, random_weights
@@ -70,10 +71,18 @@ class SAE(Method):
     """Hold the atoms at norm 1 while training, or train their norms too and count a code by what it adds; the fit's have norm 1 anyway."""
     resample_every: int | None = Field(default=None, ge=1)
     """Steps after which dead latents are given the direction of a badly rebuilt row, again and again; by default never."""
+    shard: bool = False
+    """Share the latents among the ranks instead of the rows, for a dictionary too large for one device."""
     skip: bool = False
     """Also pass the input on through a linear map; for rows with a target only."""
     device: str | None = None
     """Where to train, for instance "cuda"; by default where the rows are."""
+
+    @model_validator(mode="after")
+    def _one_plan(self) -> Self:
+        if self.shard and self.resample_every is not None:
+            raise ValueError("shard and resample_every do not go together; dead latents of a shared dictionary are revived by AuxK")
+        return self
 
     @abstractmethod
     def objective(self, recipe: Recipe) -> Objective:
@@ -171,6 +180,8 @@ class SAEFit(Consumer):
         start: a fit to go on from.
     """
 
+    merges = False  # gradients are summed at every step, so all ranks hold the same weights, or their own share
+
     def __init__(self, method: SAE, data: Rows | Targeted, *, seed: int, start: Decomposition | None) -> None:
         self.method, self.seed = method, seed
         if method.device is not None:
@@ -214,8 +225,8 @@ class SAEFit(Consumer):
     def update(self, batch: Batch) -> None:
         x = batch.x.to(self.method.device)
         run = self._run = self._begin(x) if self._run is None else self._moved(self._run, x.device)
-        sums = run.trainer.step(self._sample(run.frame, x))
-        point = run.curve.add(run.trainer.n_steps, sums, run.trainer.dead)
+        sums = run.trainer.step(self._sample(run, x))
+        point = run.curve.add(run.trainer.n_steps, sums, run.trainer.dead_share)
         if point is not None:
             self._refuse_divergence(point)
             journal.record(self.label, run.trainer.n_steps, point)
@@ -233,22 +244,29 @@ class SAEFit(Consumer):
                 f"kept. Try lr={lr / 4:.1g} (it was {lr:.2g}), or clip=1"
             )
 
-    def _sample(self, frame: Frame, x: Tensor) -> Sample:
-        """Rows in the coordinates of training."""
-        read = frame.read.into(x[:, : self.d_in])
-        return Sample(read, read if self.is_own else frame.built.into(x[:, self.d_in :]))
+    def _sample(self, run: Run, x: Tensor) -> Sample:
+        """The rows this rank works on, in the coordinates of training."""
+        return _sample(run.frame, run.trainer.objective.work, x, self.d_in)
 
     def _begin(self, x: Tensor) -> Run:
         """Choose the coordinates by the first batch, and the weights in them."""
         read = Side.of(x[:, : self.d_in], [columns for _, columns in self.inputs])
         built = read if self.is_own else Side.of(x[:, self.d_in :], [columns for _, columns in self.targets])
         frame = Frame(read, built, keeps_codes=self.method.keeps_codes)
-        sample, objective = self._sample(frame, x), self.method.objective(self.recipe)
+        objective = self._objective()
+        sample = _sample(frame, objective.work, x, self.d_in)
         start = self._first_weights() if self._start is None else frame.weights_in(*_weights_of(self._start, objective))
-        weights = start.to(x.device, torch.float32, copy=True)
+        weights = objective.work.share(start).to(x.device, torch.float32, copy=True)
         decoder = self.method.decoder(sample.y, seed=self.seed)
         parameters = decoder.begin(objective.begin(weights, sample.centred(weights)))
         return Run(frame, Trainer(parameters, objective, decoder, self.recipe), Curve(self.recipe.n_steps, frame.unit))
+
+    def _objective(self) -> Objective:
+        """The variant, with this rank's share of the work."""
+        objective = self.method.objective(self.recipe)
+        if self.method.shard:
+            objective.work = ByLatents(self.method.n_features)
+        return objective
 
     def _first_weights(self) -> Weights:
         weights = random_weights(self.method.n_features, self.d_in, None if self.is_own else self.d, seed=self.seed)
@@ -266,7 +284,7 @@ class SAEFit(Consumer):
         self._epoch, self._before_epoch = self._epoch + 1, self.n_steps
 
     def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Nothing to do: gradients are summed at every step, so all ranks hold the same weights."""
+        raise NotImplementedError("ranks work together in every batch")
 
     def state(self) -> Mapping[str, Any]:
         if self._run is None:
@@ -291,12 +309,12 @@ class SAEFit(Consumer):
         curve = Curve(self.recipe.n_steps, frame.unit)
         curve.load(state["curve"])
         decoder = self.method.decoder_of(state["decoder"])
-        self._run = Run(frame, Trainer.resume(state["trainer"], self.method.objective(self.recipe), decoder, self.recipe), curve)
+        self._run = Run(frame, Trainer.resume(state["trainer"], self._objective(), decoder, self.recipe), curve)
 
     def finish(self) -> Decomposition:
         assert self._run is not None  # the loop refuses to read no rows at all
         frame, trainer, points = self._run.frame, self._run.trainer, self._run.curve.points
-        weights, center = frame.weights_out(trainer.weights)
+        weights, center = frame.weights_out(trainer.objective.work.whole(trainer.weights))
         encoder = trainer.objective.encoder(weights, center, trainer.threshold / frame.unit)
         record = {"final": points[-1], "curve": points, **trainer.objective.record()}
         if len(self.targets) > 1:
@@ -306,6 +324,12 @@ class SAEFit(Consumer):
 
     def describe(self) -> str:
         return "" if self._run is None else str(self._run.curve)
+
+
+def _sample(frame: Frame, work: Work, x: Tensor, d_in: int) -> Sample:
+    """Rows in the coordinates of training, from this rank's share [n, D_in] or [n, D_in + D] of a batch."""
+    read = work.rows(frame.read.into(x[:, :d_in]))
+    return Sample(read, read if frame.is_own else work.rows(frame.built.into(x[:, d_in:])))
 
 
 def _dictionary(weights: Weights) -> Dictionary:

@@ -21,7 +21,7 @@ from armillary.core.encoders import Encoder
 from armillary.methods.sae.encoders import GatedEncoder
 from armillary.methods.sae.kernels import entries_above
 from armillary.methods.sae.penalty import PenalisedSAE, Penalty, first_level
-from armillary.methods.sae.step import Active, Back, Objective, reconstruct
+from armillary.methods.sae.step import Active, Back, Objective
 from armillary.methods.sae.trainer import Recipe
 from armillary.methods.sae.weights import Weights
 
@@ -57,7 +57,7 @@ class Gated(Objective):
         if weights.r_mag is not None:
             return weights
         zeros = torch.zeros_like(weights.b_enc)
-        b_gate = weights.b_enc if weights.b_enc.any() else weights.b_enc - first_level(weights, c, self.l0)
+        b_gate = weights.b_enc if weights.b_enc.any() else weights.b_enc - first_level(weights, c, self.l0, self.work)
         return weights.given({"b_enc": b_gate, "r_mag": zeros, "b_mag": zeros.clone()})
 
     def active(self, c: Tensor, weights: Weights) -> Active:
@@ -69,8 +69,8 @@ class Gated(Objective):
 
     def back(self, active: Active, base: Tensor, weights: Weights, size: int) -> Back:
         assert active.inner is not None and weights.r_mag is not None
-        residual, along = reconstruct(active, base, weights.W_dec)
-        _, along_gate = reconstruct(active, base, weights.W_dec, active.inner)
+        residual, along = self.reconstruct(active, base, weights.W_dec)
+        _, along_gate = self.reconstruct(active, base, weights.W_dec, active.inner)
         to_size = (along * (2 / size)).masked_fill_(active.value == 0, 0)  # [E] dL/d(exp(r) h + b_mag)
         to_gate = along_gate * (2 / size) + (self.penalty.weight / size).to(along)  # [E] dL/dpi
         growth = weights.r_mag.exp()[active.latent]

@@ -63,7 +63,7 @@ class JumpReLU(Objective):
     def begin(self, weights: Weights, c: Tensor) -> Weights:
         if weights.threshold is not None:
             return weights
-        return weights.given({"threshold": torch.full_like(weights.b_enc, first_level(weights, c, self.l0))})
+        return weights.given({"threshold": torch.full_like(weights.b_enc, first_level(weights, c, self.l0, self.work))})
 
     def active(self, c: Tensor, weights: Weights) -> Active:
         assert weights.threshold is not None

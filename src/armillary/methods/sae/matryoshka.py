@@ -69,9 +69,10 @@ class Matryoshka(Objective):
         self.widths, self._largest = tuple(widths), BatchTopK(k)
 
     def active(self, c: Tensor, weights: Weights) -> Active:
+        self._largest.work = self.work
         found = self._largest.active(c, weights)
         last = torch.tensor([width - 1 for width in self.widths], device=found.latent.device)
-        bag = torch.bucketize(found.latent, last) * len(c) + found.row  # one bag per group and row
+        bag = torch.bucketize(found.latent + self.work.first, last) * len(c) + found.row  # one bag per group and row
         order = bag.sort(stable=True).indices
         value, latent, row, bag = (part[order] for part in (found.value, found.latent, found.row, bag))
         return replace(found, value=value, latent=latent, row=row, bag=bag, start=starts(bag, len(self.widths) * len(c)))
@@ -79,6 +80,7 @@ class Matryoshka(Objective):
     def back(self, active: Active, base: Tensor, weights: Weights, size: int) -> Back:
         n_groups = len(self.widths)
         decoded, products = decode(active, weights.W_dec, active.value)
+        self.work.add_up(decoded)
         groups = decoded.view(n_groups, *base.shape)  # [G, N, D]
         groups[0].add_(base)
         for g in range(1, n_groups):

@@ -22,6 +22,7 @@ from torch import Tensor
 from armillary.core import distributed
 from armillary.core.onednn import linear
 from armillary.methods.sae.fit import SAE
+from armillary.methods.sae.ranks import ByLatents, Work
 from armillary.methods.sae.trainer import Recipe
 from armillary.methods.sae.weights import Weights
 
@@ -88,18 +89,21 @@ class Penalty:
         self.weight, self._integral = state["weight"], state["integral"]
 
 
-def first_level(weights: Weights, c: Tensor, l0: float | None) -> float:
+def first_level(weights: Weights, c: Tensor, l0: float | None, work: Work) -> float:
     """The level that about `l0` of a row's pre-activations exceed at first, so that training starts sparse; at least 0.
 
     Args:
         weights: without a bias yet.
         c: this rank's centred rows [N, D_in] of the first batch.
         l0: the number that is wanted, or None.
+        work: this rank's share of the rows or of the latents.
     """
-    m = len(weights.W_enc)
-    some = distributed.gather_rows(c[: -(-ROWS // distributed.world())])
+    m = int(work.total(torch.tensor(len(weights.W_enc))))
+    some = c[:ROWS] if isinstance(work, ByLatents) else distributed.gather_rows(c[: -(-ROWS // distributed.world())])
     p = linear(some, weights.W_enc, weights.b_enc).flatten()
     wanted = round(len(some) * min(m, FIRST_SHARE * m if l0 is None else l0))
-    if not 0 < wanted <= len(p):
-        return 0.0
-    return max(0.0, float(p.topk(wanted, sorted=False).values.min()))
+    best = p.topk(min(wanted, len(p)), sorted=False).values
+    if isinstance(work, ByLatents):
+        best = torch.cat([part.to(p.device) for part in distributed.gather(best)])
+        best = best.topk(min(wanted, len(best)), sorted=False).values
+    return max(0.0, float(best.min())) if len(best) else 0.0

@@ -74,7 +74,7 @@ class ReLU(Objective):
     def begin(self, weights: Weights, c: Tensor) -> Weights:
         if weights.b_enc.any():  # of a fit that is gone on with
             return weights
-        return weights.given({"b_enc": weights.b_enc - first_level(weights, c, self.l0)})
+        return weights.given({"b_enc": weights.b_enc - first_level(weights, c, self.l0, self.work)})
 
     def active(self, c: Tensor, weights: Weights) -> Active:
         value, row, latent = entries_above(c, weights.W_enc, weights.b_enc, 0.0)
@@ -91,7 +91,7 @@ class ReLU(Objective):
         if p == 1:
             return torch.ones_like(value)
         size, power = value.sum(), (value + FLOOR).pow(p).sum()
-        distributed.sum_(size, power)
+        distributed.sum_(size, power)  # by rows or by latents, the codes of all ranks
         return p * (value + FLOOR).pow(p - 1) * (size / power.clamp_min(1e-12))
 
     def steer(self, l0: Tensor, progress: float) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from armillary.core.encoders import Encoder
 from armillary.methods.sae.kernels import bag, column_order
+from armillary.methods.sae.ranks import ByRows, Work
 from armillary.methods.sae.weights import Weights
 
 
@@ -116,6 +117,8 @@ class Objective(ABC):
 
     #: Names of the weights it trains besides the usual ones.
     own: ClassVar[tuple[str, ...]] = ()
+    #: This rank's share of the work.
+    work: Work = ByRows()
 
     def begin(self, weights: Weights, c: Tensor) -> Weights:
         """Weights with those of its own that are missing, from others and the first batch's centred rows [N, D_in]."""
@@ -127,9 +130,23 @@ class Objective(ABC):
 
     def back(self, active: Active, base: Tensor, weights: Weights, size: int) -> Back:
         """Gradients for rows whose y_hat is the decoded codes plus base [N, D], measured from y. Squared error, no penalty."""
-        residual, along = reconstruct(active, base, weights.W_dec)
+        residual, along = self.reconstruct(active, base, weights.W_dec)
         to_pre = (along * (2 / size)).masked_fill_(active.value == 0, 0)  # dL/da, none through the rectifier
         return Back(residual, residual, residual, along, to_pre)
+
+    def reconstruct(self, active: Active, base: Tensor, W_dec: Tensor, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The residual y_hat - y [N, D], and its product [E] with the decoder row of each code.
+
+        Args:
+            active: the codes.
+            base: [N, D] y_hat - y without them.
+            W_dec: [M, D].
+            value: [E] other values for the same codes.
+        """
+        decoded, products = decode(active, W_dec, active.value if value is None else value)
+        self.work.add_up(decoded)
+        residual = decoded.add_(base)
+        return residual, products(residual)
 
     def settle(self, parameters: dict[str, Tensor]) -> None:  # noqa: B027 (most have nothing to do)
         """Bring the variant's own parameters back to where they may be, after a step; in place."""
@@ -151,20 +168,6 @@ class Objective(ABC):
 
     def load(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Take over a state."""
-
-
-def reconstruct(active: Active, base: Tensor, W_dec: Tensor, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The residual y_hat - y [N, D], and its product [E] with the decoder row of each code.
-
-    Args:
-        active: the codes.
-        base: [N, D] y_hat - y without them.
-        W_dec: [M, D].
-        value: [E] other values for the same codes.
-    """
-    decoded, products = decode(active, W_dec, active.value if value is None else value)
-    residual = decoded.add_(base)
-    return residual, products(residual)
 
 
 def decode(active: Active, W_dec: Tensor, value: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -195,7 +198,7 @@ def gradients(sample: Sample, objective: Objective, weights: Weights, *, size: i
     c = sample.centred(weights)  # [N, D_in]
     active = objective.active(c, weights)
     back = objective.back(active, _base(sample, c, weights), weights, size)
-    return _sum_up(sample, active, back, weights, size=size), active, back.residual
+    return _sum_up(sample, active, back, weights, size=size, counts_rows=objective.work.counts_rows), active, back.residual
 
 
 def _base(sample: Sample, c: Tensor, weights: Weights) -> Tensor:
@@ -204,8 +207,8 @@ def _base(sample: Sample, c: Tensor, weights: Weights) -> Tensor:
     return base if weights.W_skip is None else base.addmm_(sample.x, weights.W_skip)
 
 
-def _sum_up(sample: Sample, active: Active, back: Back, weights: Weights, *, size: int) -> Weights:
-    """The gradient of every parameter: sums over each latent's codes."""
+def _sum_up(sample: Sample, active: Active, back: Back, weights: Weights, *, size: int, counts_rows: bool) -> Weights:
+    """The gradient of every parameter: sums over each latent's codes, and over the rows where this rank counts them."""
     c = sample.centred(weights)
     order, start = column_order(active.latent, len(weights.W_enc))
     scale, ones = 2 / size, torch.ones_like(back.to_pre)
@@ -214,6 +217,7 @@ def _sum_up(sample: Sample, active: Active, back: Back, weights: Weights, *, siz
     )  # [M, D] = a^T dL/dy_hat
     d_W_enc = bag(c, active.row[order], start, back.to_pre[order])  # [M, D_in] = (dL/dp)^T c
     summed = {name: bag(each[:, None], order, start, ones)[:, 0] for name, each in {"b_enc": back.to_pre, **back.own}.items()}
+    scale = scale if counts_rows else 0.0
     d_b_dec = back.to_base.sum(0) * scale
     if sample.is_own:  # b_dec is added to the output and subtracted from the input; that path is one product of [M] and [M, D]
         along = summed["b_enc"] if "b_enc" not in back.own else bag(back.to_pre[:, None], order, start, ones)[:, 0]

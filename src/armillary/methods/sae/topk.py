@@ -7,7 +7,6 @@ Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import final
 
 from torch import Tensor
@@ -35,15 +34,20 @@ class TopKSAE(KSparseSAE):
         return TopK(self.k)
 
 
-@dataclass(frozen=True)
 class TopK(Objective):
-    """The k largest codes of each row."""
+    """The k largest codes of each row.
 
-    k: int
+    Args:
+        k: how many.
+    """
+
+    def __init__(self, k: int) -> None:
+        self.k = k
 
     def active(self, c: Tensor, weights: Weights) -> Active:
-        value, index = topk_linear(c, weights.W_enc, weights.b_enc, self.k)
-        return Active.of_slots(value.relu_(), index)
+        value, index = topk_linear(c, weights.W_enc, weights.b_enc, min(self.k, len(weights.W_enc)))
+        keep = self.work.among_largest(value, self.k)
+        return Active.of_slots(value.relu_() if keep is None else value.relu_().mul_(keep), index)
 
     def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
         return TopKEncoder(weights.W_enc, weights.b_enc, center, self.k)

@@ -17,6 +17,7 @@ from armillary.core import distributed
 from armillary.methods.sae.auxk import Dead, add_auxk
 from armillary.methods.sae.curve import Sums
 from armillary.methods.sae.decoder import Decoder, Parameters
+from armillary.methods.sae.ranks import COMMON, ByRows, Work
 from armillary.methods.sae.resample import replant
 from armillary.methods.sae.step import Active, Objective, Sample, gradients
 from armillary.methods.sae.weights import Weights
@@ -94,13 +95,23 @@ class Trainer:
         """[M] bool: latents that have not fired for `dead_after` rows."""
         return self.silent > self.recipe.dead_after
 
+    def dead_share(self) -> float:
+        """The share of dead latents among those of all ranks."""
+        count = torch.stack([self.dead.sum(), torch.tensor(len(self.silent), device=self.silent.device)])
+        dead, m = self.objective.work.total(count).tolist()
+        return float(dead / m)
+
     def step(self, sample: Sample) -> Sums:
         """One update from this rank's share of a batch, which may have no rows."""
         weights, recipe = self.weights, self.recipe
         gradient, active, residual = gradients(sample, self.objective, weights, size=recipe.batch_size)
         self._add_auxk(gradient, sample, residual, weights)
-        sums, fired = Sums.of(sample.y, residual, active), _fired(active, len(weights.b_enc))
-        distributed.sum_(*gradient.tensors(), sums.values, fired)
+        work = self.objective.work
+        sums, fired = Sums.of(sample.y, residual, active, counts_rows=work.counts_rows), _fired(active, len(weights.b_enc))
+        work.sum_gradient(gradient)
+        distributed.sum_(sums.values)
+        if isinstance(work, ByRows):
+            distributed.sum_(fired)
         self._descend(weights, gradient)
         if active.cut is not None:
             self.threshold += (active.cut - self.threshold) * max(1 / (self.n_steps + 1), THRESHOLD_RATE)
@@ -112,17 +123,16 @@ class Trainer:
         return sums
 
     def _add_auxk(self, gradient: Weights, sample: Sample, residual: Tensor, weights: Weights) -> None:
-        latent = self.dead.nonzero().flatten() if self.recipe.auxk else self.silent[:0]
-        if len(latent):
+        latent, work = self.dead.nonzero().flatten() if self.recipe.auxk else self.silent[:0], self.objective.work
+        if int(work.total(torch.tensor(len(latent)))):
             dead = Dead(latent, self.recipe.auxk, self.recipe.auxk_weight)
-            c, size = sample.centred(weights), self.recipe.batch_size
-            add_auxk(gradient, c, residual, weights, size=size, dead=dead, is_tied=sample.is_own)
+            add_auxk(gradient, sample, residual, weights, size=self.recipe.batch_size, dead=dead, work=work)
 
     def _descend(self, weights: Weights, gradient: Weights) -> None:
         """Adam on the parameters, which are then brought back to where they may be."""
         parts = self.decoder.gradient(self.parameters, weights, gradient)
         if self.recipe.clip is not None:
-            _clip(parts, self.recipe.clip)
+            _clip(parts, self.recipe.clip, self.objective.work)
         self._adam(parts)
         self.decoder.settle(self.parameters)
         self.objective.settle(self.parameters)
@@ -155,7 +165,7 @@ class Trainer:
         latent = self.dead.nonzero().flatten()
         if len(latent):
             replant(self.parameters, self.decoder, latent, sample, residual, seed=(self.recipe.seed, self.n_steps))
-            for name in self.parameters.keys() - {"b_dec", "W_skip"}:  # those that have a row per latent
+            for name in self.parameters.keys() - set(COMMON):  # those that have a row per latent
                 self._mean[name][latent] = 0
                 self._square[name][latent] = 0
             self.silent[latent] = 0
@@ -194,9 +204,11 @@ def _fired(active: Active, m: int) -> Tensor:
     return torch.bincount(active.latent, weights=(active.value != 0).double(), minlength=m).double()
 
 
-def _clip(gradient: Parameters, largest: float) -> None:
-    """Shrink the gradient so that its norm over all parameters is at most `largest`, in place."""
-    norm = torch.stack([part.norm() for part in gradient.values()]).norm()
+def _clip(gradient: Parameters, largest: float, work: Work) -> None:
+    """Shrink the gradient so that its norm over all parameters, of all ranks' latents, is at most `largest`, in place."""
+    squares = {name: part.norm().square() for name, part in gradient.items()}
+    of_latents = torch.stack([square for name, square in squares.items() if name not in COMMON]).sum()
+    norm = (work.total(of_latents) + sum(square for name, square in squares.items() if name in COMMON)).sqrt()
     factor = (largest / (norm + 1e-6)).clamp_max(1.0)
     for part in gradient.values():
         part.mul_(factor)
