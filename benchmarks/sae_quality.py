@@ -16,6 +16,7 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from sae_training import Shape as _Shape
 
 DEFAULTS = f"{OURS}, its defaults"
 VARIANTS = ("topk", "batch_topk", "jumprelu", "matryoshka", "gated", "relu")
-RATES = (1e-3, 3e-3)
+RATES = (2e-3, 5e-3)
 #: Steered by a penalty whose weight has to be found; ours finds its own.
 PENALISED = ("gated", "relu")
 #: Weights between which it is looked for, and how often the interval is halved.
@@ -38,49 +39,65 @@ MORE = ("matched", "f1", "mmcs")
 STUDENT = {2: 12.7, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 8: 2.36, 10: 2.26}
 
 
-def run(name: str, shape: _Shape, data: Path, *, seed: int, lr: float, penalty: float, threads: int) -> dict[str, float]:
-    """One training, and what came of it."""
-    settings = {**shape.__dict__, "data": str(data), "seed": seed, "lr": lr, "penalty": penalty}
-    worker = lab.Worker({OURS: OURS, DEFAULTS: OURS, **PEERS}[name], "sae_rigs", name, threads=threads, settings=settings)
-    try:
-        worker("train", n=shape.n_steps)
-        return dict(worker("quality").value)
-    finally:
-        worker.close()
+@dataclass(frozen=True)
+class Bench:
+    """One implementation, in a process of its own, and the shape it trains.
 
+    Args:
+        name: of the implementation.
+        shape: what is trained.
+        worker: the process.
+        tuning: the data on which learning rate and penalty are chosen.
+    """
 
-def weight_for(name: str, shape: _Shape, data: Path, *, lr: float, threads: int) -> float:
-    """The penalty's weight at which about k codes fire."""
-    if name in (OURS, DEFAULTS) or shape.variant not in PENALISED:
-        return 1.0
-    low, high = WEIGHTS
-    for _ in range(HALVINGS):
-        middle = (low * high) ** 0.5
-        l0 = run(name, shape, data, seed=99, lr=lr, penalty=middle, threads=threads)["l0"]
-        low, high = (middle, high) if l0 > shape.k else (low, middle)
-    return (low * high) ** 0.5
+    name: str
+    shape: _Shape
+    worker: lab.Worker
+    tuning: Path
 
+    @staticmethod
+    def of(name: str, shape: _Shape, tuning: Path, threads: int) -> Bench:
+        settings = {**shape.__dict__, "data": str(tuning), "lr": RATES[0]}
+        worker = lab.Worker({OURS: OURS, DEFAULTS: OURS, **PEERS}[name], "sae_rigs", name, threads=threads, settings=settings)
+        return Bench(name, shape, worker, tuning)
 
-def tuned(name: str, shape: _Shape, data: Path, threads: int) -> tuple[float, float]:
-    """The learning rate and the penalty's weight with the lowest error among those that were tried."""
-    found = []
-    for lr in RATES:
-        penalty = weight_for(name, shape, data, lr=lr, threads=threads)
-        error = run(name, shape, data, seed=99, lr=lr, penalty=penalty, threads=threads)["fvu"]
-        found.append((error, lr, penalty))
-    _, lr, penalty = min(found)
-    return lr, penalty
+    def run(self, data: Path, *, seed: int, lr: float, penalty: float) -> dict[str, float]:
+        """One training, and what came of it."""
+        self.worker("restart", data=str(data), seed=seed, lr=lr, penalty=penalty)
+        self.worker("train", n=self.shape.n_steps)
+        return dict(self.worker("quality").value)
+
+    def weight(self, lr: float) -> float:
+        """The penalty's weight at which about k codes fire."""
+        if self.name in (OURS, DEFAULTS) or self.shape.variant not in PENALISED:
+            return 1.0
+        low, high = WEIGHTS
+        for _ in range(HALVINGS):
+            middle = (low * high) ** 0.5
+            l0 = self.run(self.tuning, seed=99, lr=lr, penalty=middle)["l0"]
+            low, high = (middle, high) if l0 > self.shape.k else (low, middle)
+        return (low * high) ** 0.5
+
+    def tuned(self) -> tuple[float, float]:
+        """The learning rate and the penalty's weight with the lowest error among those that were tried."""
+        found = []
+        for lr in RATES:
+            penalty = self.weight(lr)
+            found.append((self.run(self.tuning, seed=99, lr=lr, penalty=penalty)["fvu"], lr, penalty))
+        _, lr, penalty = min(found)
+        return lr, penalty
 
 
 def compared(shape: _Shape, n_seeds: int, threads: int, folder: Path) -> str:
     """The table of one variant."""
-    data = [folder / str(seed) for seed in range(n_seeds)] + [folder / "tuning"]
     results: dict[str, list[dict[str, float]]] = {}
-    rates = {}
+    rates: dict[str, float] = {}
     for name in (OURS, DEFAULTS, *peers(shape)):
-        lr, penalty = tuned(name, shape, data[-1], threads)
+        bench = Bench.of(name, shape, folder / "tuning", threads)
+        lr, penalty = bench.tuned()
         rates[name] = lr
-        results[name] = [run(name, shape, data[seed], seed=seed, lr=lr, penalty=penalty, threads=threads) for seed in range(n_seeds)]
+        results[name] = [bench.run(folder / str(seed), seed=seed, lr=lr, penalty=penalty) for seed in range(n_seeds)]
+        bench.worker.close()
         print(name, shape.variant, lr, penalty, *(f"{key} {mean_of(results[name], key):.4f}" for key in COLUMNS), flush=True)
     rows = [[name, rates[name], *(_interval([one[key] for one in found]) for key in COLUMNS)] for name, found in results.items()]
     title = f"## {shape.variant}, k {shape.k}: {shape.d_in} -> {shape.d_sae}, {shape.n_steps * shape.batch:,} tokens, {n_seeds} seeds"
@@ -121,9 +138,9 @@ def main() -> None:
     sizes = (
         {"d_in": 16, "d_sae": 64, "k": 4, "batch": 64, "n_steps": 6, "n_warmup": 2}
         if options.smoke
-        else {"d_in": 128, "d_sae": 1024, "k": 16}
+        else {"d_in": 96, "d_sae": 768, "k": 12}
     )
-    shapes = [_Shape(**{"batch": 1024, "n_steps": 400, **sizes, "lr": 0.0, "variant": variant}) for variant in options.variant]
+    shapes = [_Shape(**{"batch": 768, "n_steps": 500, **sizes, "lr": 0.0, "variant": variant}) for variant in options.variant]
     n_seeds = 2 if options.smoke else options.seeds
     with tempfile.TemporaryDirectory() as folder:
         world = planted.World.draw(shapes[0].d_sae // 4, shapes[0].d_in, mean=0.75 * shapes[0].k, seed=0)

@@ -268,6 +268,12 @@ class Session:
     """A rig with its data: rows.npy [N, D], held_out.npy and parts.npy in one folder."""
 
     def __init__(self, name, data, **shape):
+        self.name, self.shape = name, shape
+        self.restart(data)
+
+    def restart(self, data, **changes):
+        """Begin anew, with other data and settings."""
+        name, shape = self.name, {**self.shape, **changes}
         self.c = SimpleNamespace(**{"seed": 0, "penalty": 1.0, **shape})
         torch.manual_seed(self.c.seed)
         self.rig = RIGS[name](self.c)

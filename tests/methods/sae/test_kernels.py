@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from armillary.core import onednn
 from armillary.core.onednn import linear
 from armillary.methods.sae import kernels
-from armillary.methods.sae.kernels import bag, column_order, topk_linear, topk_rows
+from armillary.methods.sae.kernels import bag, column_order, entries_above, topk_linear, topk_rows
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -102,3 +102,43 @@ def test_bags_over_the_column_order_are_the_transposed_product() -> None:
     found = bag(table, torch.arange(n).repeat_interleave(k)[order], start, value.flatten()[order])
     dense = torch.zeros(n, m).scatter_add(1, index, value)
     torch.testing.assert_close(found, dense.T @ table, rtol=1e-5, atol=1e-5)
+
+
+# ---------------------------------------------------------------- bfloat16
+
+
+@pytest.mark.parametrize("by_magnitude", [False, True])
+def test_bfloat16_finds_the_same_entries_but_for_ties_and_scores_them_exactly(by_magnitude: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((300, 64), (1024, 64), (1024,)))
+    exact = x @ weight.T + bias
+    value, index = topk_linear(x, weight, bias, 16, by_magnitude=by_magnitude, bf16=True)
+    torch.testing.assert_close(value, exact.gather(1, index), rtol=1e-5, atol=1e-4)
+    wanted = (exact.abs() if by_magnitude else exact).topk(16, dim=1).indices
+    same = (index[:, :, None] == wanted[:, None, :]).any(2).double().mean()
+    assert same > 0.999
+    assert all(len(row.unique()) == 16 for row in index)
+
+
+def test_bfloat16_finds_what_is_above_a_bound_and_nothing_below() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((300, 64), (1024, 64), (1024,)))
+    exact = x @ weight.T + bias
+    value, row, column = entries_above(x, weight, bias, 12.0, bf16=True)
+    torch.testing.assert_close(value, exact[row, column], rtol=1e-5, atol=1e-4)
+    assert (value > 12).all() and torch.equal(row, row.sort().values)
+    assert len(value) > 0.999 * int((exact > 12).sum())
+    nothing = entries_above(x[:0], weight, bias, 12.0, bf16=True)
+    assert [len(part) for part in nothing] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("kind, sparsity", [("TopKSAE", "k"), ("BatchTopKSAE", "k"), ("JumpReLUSAE", "l0"), ("AbsTopKSAE", "k")])
+def test_training_in_bfloat16_ends_where_float32_does(kind: str, sparsity: str) -> None:
+    import armillary as arm
+
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.nn.functional.normalize(torch.randn(24, 16, generator=generator), dim=1)
+    x = ((torch.rand(4096, 24, generator=generator) < 0.08) * (1 + torch.rand(4096, 24, generator=generator))) @ parts
+    settings = {"n_features": 32, sparsity: 2, "n_steps": 200, "batch_size": 512}
+    fvu = [getattr(arm, kind)(**settings, bf16=bf16).fit(x).provenance["final"]["fvu"] for bf16 in (False, True)]
+    assert fvu[1] == pytest.approx(fvu[0], rel=0.15)

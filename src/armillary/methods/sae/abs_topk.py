@@ -45,7 +45,7 @@ class AbsTopK(Objective):
         self.k = k
 
     def active(self, c: Tensor, weights: Weights) -> Active:
-        value, index = topk_linear(c, weights.W_enc, weights.b_enc, min(self.k, len(weights.W_enc)), by_magnitude=True)
+        value, index = topk_linear(c, weights.W_enc, weights.b_enc, min(self.k, len(weights.W_enc)), by_magnitude=True, bf16=self.bf16)
         keep = self.work.among_largest(value.abs(), self.k)
         return Active.of_slots(value if keep is None else value * keep, index)
 

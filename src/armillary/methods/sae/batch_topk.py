@@ -66,7 +66,7 @@ class BatchTopK(Objective):
         """Codes among which are the `wanted` largest positive ones of all ranks: value, row and latent [E]."""
         bound = self._guess(c, weights) if self._bound is None else self._bound
         while True:
-            found = entries_above(c, weights.W_enc, weights.b_enc, bound)
+            found = entries_above(c, weights.W_enc, weights.b_enc, bound, bf16=self.bf16)
             if bound <= 0 or sum(distributed.gather(len(found[0]))) >= wanted:
                 return found
             bound = bound / 2 if bound > 1e-6 else 0.0

@@ -62,7 +62,7 @@ class Gated(Objective):
 
     def active(self, c: Tensor, weights: Weights) -> Active:
         assert weights.r_mag is not None and weights.b_mag is not None
-        gate, row, latent = entries_above(c, weights.W_enc, weights.b_enc, 0.0)  # [E] pi
+        gate, row, latent = entries_above(c, weights.W_enc, weights.b_enc, 0.0, bf16=self.bf16)  # [E] pi
         h = gate - weights.b_enc[latent]
         value = (weights.r_mag.exp()[latent] * h + weights.b_mag[latent]).relu_()
         return Active.of_entries(value, latent, row, len(c), inner=gate)

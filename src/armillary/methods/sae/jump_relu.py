@@ -68,7 +68,7 @@ class JumpReLU(Objective):
     def active(self, c: Tensor, weights: Weights) -> Active:
         assert weights.threshold is not None
         below = self.bandwidth / 2  # codes so far below their threshold still move it
-        above, row, latent = entries_above(c, weights.W_enc, weights.b_enc - weights.threshold, -below)  # [E] p - theta
+        above, row, latent = entries_above(c, weights.W_enc, weights.b_enc - weights.threshold, -below, bf16=self.bf16)  # [E] p - theta
         value = (above + weights.threshold[latent]).masked_fill_(above <= 0, 0)
         return Active.of_entries(value, latent, row, len(c), inner=above)
 

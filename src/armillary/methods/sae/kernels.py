@@ -18,6 +18,10 @@ from armillary.core.onednn import linear
 CPU_ROWS = 256
 #: On an accelerator, pre-activations of at most this many numbers (1 GiB in float32) are formed at once.
 DEVICE_NUMBERS = 2**28
+#: Candidates beyond k that are scored again where pre-activations are formed in bfloat16.
+SPARE = 8
+#: How far below a bound they are looked for there, as a share of the bound and of the biases.
+ROUNDING = 2**-6
 #: Rows up to this long are given to torch.topk as they are.
 SHORT = 512
 
@@ -44,12 +48,35 @@ def topk_rows(p: Tensor, k: int, g: int = 8) -> tuple[Tensor, Tensor]:
     return value, columns.gather(1, place)
 
 
-def topk_linear(x: Tensor, weight: Tensor, bias: Tensor, k: int, *, by_magnitude: bool = False) -> tuple[Tensor, Tensor]:
-    """The k largest entries of each row of x @ weight.T + bias, without ever holding [N, M]: values and indices [N, k]."""
-    chunks = torch.split(x, row_chunk(x, len(weight)))
+def topk_linear(
+    x: Tensor, weight: Tensor, bias: Tensor, k: int, *, by_magnitude: bool = False, bf16: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The k largest entries of each row of x @ weight.T + bias, without ever holding [N, M]: values and indices [N, k].
+
+    With `bf16` a few more than k are found in bfloat16, scored again in the dtype of x, and cut to k.
+    """
     top = _top_magnitudes if by_magnitude else topk_rows
-    parts = [top(linear(part, weight, bias), k) for part in chunks]
-    return torch.cat([value for value, _ in parts]), torch.cat([index for _, index in parts])
+    read = (x.bfloat16(), weight.bfloat16(), bias.bfloat16()) if bf16 else (x, weight, bias)
+    n_found = min(len(weight), k + SPARE) if bf16 else k
+    parts = [top(linear(part, *read[1:]), n_found) for part in torch.split(read[0], row_chunk(x, len(weight)))]
+    value, index = torch.cat([value for value, _ in parts]), torch.cat([index for _, index in parts])
+    if not bf16:
+        return value, index
+    start = torch.arange(0, index.numel(), n_found, device=x.device)
+    exact = scores(x, weight, bias, index.flatten(), start).view_as(index)
+    place = (exact.abs() if by_magnitude else exact).topk(k, dim=1, sorted=False).indices
+    return exact.gather(1, place), index.gather(1, place)
+
+
+def scores(x: Tensor, weight: Tensor, bias: Tensor, column: Tensor, start: Tensor) -> Tensor:
+    """[E] entries of x @ weight.T + bias at some columns [E] of each row, whose first is at start [N].
+
+    Autograd's rule for the weights of an embedding bag takes such products without gathering rows.
+    """
+    free = x.new_zeros(len(column)).requires_grad_()
+    with torch.enable_grad():
+        (found,) = torch.autograd.grad(bag(weight, column, start, free), free, x)
+    return found + bias[column]
 
 
 def _top_magnitudes(p: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -58,15 +85,25 @@ def _top_magnitudes(p: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return p.gather(1, index), index
 
 
-def entries_above(x: Tensor, weight: Tensor, bias: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
-    """All entries of x @ weight.T + bias above `bound`, row after row, without ever holding [N, M]: value, row and column [E]."""
+def entries_above(x: Tensor, weight: Tensor, bias: Tensor, bound: float, *, bf16: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """All entries of x @ weight.T + bias above `bound`, row after row, without ever holding [N, M]: value, row and column [E].
+
+    With `bf16` they are looked for in bfloat16, a little below the bound, and scored again in the dtype of x.
+    """
+    read = (x.bfloat16(), weight.bfloat16(), bias.bfloat16()) if bf16 else (x, weight, bias)
+    lower = bound - ROUNDING * float(bias.abs().mean() + abs(bound)) if bf16 else bound
     parts, first = [], 0
-    for part in torch.split(x, row_chunk(x, len(weight))):
-        value, row, column = _above(linear(part, weight, bias), bound)
+    for part in torch.split(read[0], row_chunk(x, len(weight))):
+        value, row, column = _above(linear(part, *read[1:]), lower)
         parts.append((value, row + first, column))
         first += len(part)
     value, row, column = (torch.cat(each) for each in zip(*parts, strict=True))
-    return value, row, column
+    if not bf16:
+        return value, row, column
+    count = torch.bincount(row, minlength=len(x))
+    exact = scores(x, weight, bias, column, count.cumsum(0) - count)
+    keep = exact > bound
+    return exact[keep], row[keep], column[keep]
 
 
 def _above(p: Tensor, bound: float, g: int = 16) -> tuple[Tensor, Tensor, Tensor]:

@@ -69,7 +69,7 @@ class Matryoshka(Objective):
         self.widths, self._largest = tuple(widths), BatchTopK(k)
 
     def active(self, c: Tensor, weights: Weights) -> Active:
-        self._largest.work = self.work
+        self._largest.work, self._largest.bf16 = self.work, self.bf16
         found = self._largest.active(c, weights)
         last = torch.tensor([width - 1 for width in self.widths], device=found.latent.device)
         bag = torch.bucketize(found.latent + self.work.first, last) * len(c) + found.row  # one bag per group and row

@@ -77,7 +77,7 @@ class ReLU(Objective):
         return weights.given({"b_enc": weights.b_enc - first_level(weights, c, self.l0, self.work)})
 
     def active(self, c: Tensor, weights: Weights) -> Active:
-        value, row, latent = entries_above(c, weights.W_enc, weights.b_enc, 0.0)
+        value, row, latent = entries_above(c, weights.W_enc, weights.b_enc, 0.0, bf16=self.bf16)
         return Active.of_entries(value, latent, row, len(c))
 
     def back(self, active: Active, base: Tensor, weights: Weights, size: int) -> Back:

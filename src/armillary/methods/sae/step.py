@@ -119,6 +119,8 @@ class Objective(ABC):
     own: ClassVar[tuple[str, ...]] = ()
     #: This rank's share of the work.
     work: Work = ByRows()
+    #: Whether pre-activations are formed in bfloat16, to be scored again where it matters.
+    bf16: bool = False
 
     def begin(self, weights: Weights, c: Tensor) -> Weights:
         """Weights with those of its own that are missing, from others and the first batch's centred rows [N, D_in]."""

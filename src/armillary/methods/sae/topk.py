@@ -45,7 +45,7 @@ class TopK(Objective):
         self.k = k
 
     def active(self, c: Tensor, weights: Weights) -> Active:
-        value, index = topk_linear(c, weights.W_enc, weights.b_enc, min(self.k, len(weights.W_enc)))
+        value, index = topk_linear(c, weights.W_enc, weights.b_enc, min(self.k, len(weights.W_enc)), bf16=self.bf16)
         keep = self.work.among_largest(value, self.k)
         return Active.of_slots(value.relu_() if keep is None else value.relu_().mul_(keep), index)
 
