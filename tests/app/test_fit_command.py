@@ -35,11 +35,19 @@ def test_a_sweep_fits_every_combination_in_one_pass(run: Run, acts: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "sweep, words", [("k", "is not NAME=A,B"), ("q=1,2", "unknown option"), ("k=2,40", "at most n_features"), ("k=", "is not NAME=A,B")]
+    "sweep, words",
+    [
+        (["k"], "is not NAME=A,B"),
+        (["q=1,2"], "unknown option"),
+        (["k=2,40"], "at most n_features"),
+        (["k="], "is not NAME=A,B"),
+        (["k=1", "k=2"], "names k twice"),
+    ],
 )
-def test_a_sweep_that_makes_no_sense_is_refused(run: Run, acts: Path, tmp_path: Path, sweep: str, words: str) -> None:
-    answer = run("fit", "topk-sae", acts, "--site", "mlp_in.1", "--n-features", 8, "--k", 1, "--sweep", sweep, "--out", tmp_path / "x")
+def test_a_sweep_that_makes_no_sense_is_refused(run: Run, acts: Path, tmp_path: Path, sweep: list[str], words: str) -> None:
+    answer = run("fit", "topk-sae", acts, "--site", "mlp_in.1", "--n-features", 8, "--k", 1, "--sweep", *sweep, "--out", tmp_path / "x")
     assert answer.code == 2 and words in answer.err, answer.err
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
 def test_every_site_gets_a_fit(run: Run, acts: Path, tmp_path: Path) -> None:

@@ -78,15 +78,18 @@ def test_a_sink_is_closed_after_an_error() -> None:
 @pytest.mark.parametrize("sink, module", [(arm.WandB(project="x"), "wandb"), (arm.Trackio(project="x"), "trackio")])
 def test_services_are_started_told_and_finished(sink: Sink, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
+    run = SimpleNamespace(define_metric=lambda name, step_metric: told.append((name, step_metric)))
     fake = SimpleNamespace(
-        init=lambda **settings: told.append(settings),
-        log=lambda values, step: told.append((values, step)),
+        init=lambda **settings: told.append(settings) or run,
+        log=told.append,
         finish=lambda: told.append("finish"),
     )
     monkeypatch.setitem(sys.modules, module, fake)
     with journal(sink):
         record("a", 7, {"loss": 0.5})
-    assert told == [{"project": "x"}, ({"a/loss": 0.5}, 7), "finish"]
+        record("a", 2, {"loss": 0.25})
+    axis = [("a/*", "a/step")] if module == "wandb" else []
+    assert told == [{"project": "x"}, *axis, {"a/loss": 0.5, "a/step": 7}, {"a/loss": 0.25, "a/step": 2}, "finish"]
 
 
 @pytest.mark.parametrize("sink, module", [(arm.WandB(), "wandb"), (arm.Trackio(), "trackio"), (arm.TensorBoard("t"), "tensorboard")])

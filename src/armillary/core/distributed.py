@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import Any
 
@@ -16,7 +17,15 @@ SMALL_BYTES = 2**20
 def start() -> None:
     """Join the process group when started by torchrun (gloo on CPU, NCCL on GPU); does nothing otherwise or when joined already."""
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not is_on():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(_stop)
+
+
+def _stop() -> None:
+    if is_on():
+        dist.destroy_process_group()
 
 
 def is_on() -> bool:

@@ -47,6 +47,7 @@ def journal(*sinks: Sink | str | os.PathLike[str]) -> Iterator[None]:
     Raises:
         MissingExtraError: a sink's package is not installed.
     """
+    distributed.start()
     ready = [sink if isinstance(sink, Sink) else JsonLines(sink) for sink in sinks]
     with ExitStack() as opened:
         for sink in ready if distributed.rank() == 0 else ():
@@ -67,7 +68,9 @@ def record(fit: str, step: int, values: Mapping[str, float]) -> None:
 
 
 class JsonLines(Sink):
-    """One JSON object per line, flushed as it is written; a file that is there is gone on with, as after an interruption.
+    """One JSON object per line, flushed as it is written; a file that is there is gone on with.
+
+    After an interruption the points since the last checkpoint are made, and so written, once more: the last line of a step counts.
 
     Args:
         path: the file.
@@ -104,11 +107,18 @@ class WandB(Sink):
             package = __import__(self.module)
         except ImportError:
             raise missing_extra(self.module, self.extra, f"the journal {type(self).__name__}") from None
-        self._run = package.init(**self.settings)
-        self._package = package
+        self._run, self._package = package.init(**self.settings), package
+        self._known: set[str] = set()
 
     def write(self, fit: str, step: int, values: Mapping[str, float]) -> None:
-        self._package.log({f"{fit}/{name}": value for name, value in values.items()}, step=step)
+        # Steps of one fit after another's would go backwards, which services refuse: each fit has an axis of its own.
+        if fit not in self._known:
+            self._known.add(fit)
+            self._define(fit)
+        self._package.log({f"{fit}/{name}": value for name, value in {**values, "step": step}.items()})
+
+    def _define(self, fit: str) -> None:
+        self._run.define_metric(f"{fit}/*", step_metric=f"{fit}/step")
 
     def close(self) -> None:
         self._package.finish()
@@ -122,6 +132,9 @@ class Trackio(WandB):
     """
 
     module, extra = "trackio", "trackio"
+
+    def _define(self, fit: str) -> None:
+        pass
 
 
 class TensorBoard(Sink):

@@ -208,17 +208,21 @@ def fit_many(
         starts: a fit to go on from, or None, per method.
         labels: what a journal calls each fit; by default its method's name, with a number where several have the same.
     """
+    from armillary.core import distributed
     from armillary.core.run import drive
 
+    distributed.start()
     if not 0 <= seed < 2**32:
         raise InputError(f"seed must be from 0 to {2**32 - 1}, got {seed}")
     given = [_Given.of(method, one) for method, one in zip(methods, _one_each(data, len(methods)), strict=True)]
     rows = given[0].rows
-    first = starts or [None] * len(methods)
+    first = [None] * len(methods) if starts is None else list(starts)
+    if len(first) != len(methods) or (labels is not None and len(labels) != len(methods)):
+        raise InputError(f"{len(methods)} methods need as many starts and labels, got {len(first)} and {len(labels or methods)}")
     names = labels or _labels(methods)
     consumers = [one.consumer(seed, start, label) for one, start, label in zip(given, first, names, strict=True)]
     identity = {"methods": [_identity(method) for method in methods], "seed": seed, "rows": [one.identity() for one in given]}
-    identity |= {"starts": [None if fit is None else tensor_sha256(fit.dictionary.atoms) for fit in first]}
+    identity |= {"starts": [None if fit is None else _fit_sha256(fit) for fit in first]}
     with torch.no_grad():
         title = " + ".join(dict.fromkeys(type(method).__name__ for method in methods))
         drive(consumers, rows, checkpoint=checkpoint, title=title, identity=json.dumps(identity, sort_keys=True))
@@ -299,6 +303,15 @@ class _Given:
 
 def _identity(method: Method) -> dict[str, Any]:
     return {"method": type(method).__name__, "options": method.model_dump(mode="json")}
+
+
+def _fit_sha256(fit: Decomposition) -> str:
+    """A hash of every tensor of a fit."""
+    from armillary.core.artifact import take_apart
+
+    tensors: dict[str, Tensor] = {}
+    take_apart(fit, tensors)
+    return hashlib.sha256("".join(tensor_sha256(tensor) for tensor in tensors.values()).encode()).hexdigest()
 
 
 def _labels_sha256(data: Any) -> str:

@@ -168,6 +168,7 @@ class MatchingPursuitEncoder(Encoder):
         k: steps per row at most.
         nonnegative, tolerance: see `MatchingPursuit`.
         residual: norm of the residual at which a row stops, in the rows' own units.
+        stops_on_repeat: whether a row stops at the step that chooses an atom it has already.
     """
 
     dictionary: Dictionary
@@ -175,12 +176,14 @@ class MatchingPursuitEncoder(Encoder):
     nonnegative: bool = False
     tolerance: float = 0.0
     residual: float = 0.0
+    stops_on_repeat: bool = False
     fires: float | None = 0.0
 
     def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
         y = above_base(self.dictionary, x, target)
         stop = (self.tolerance * y.norm(dim=1)).clamp_min(self.residual)
-        return matching_pursuit(y, self.dictionary.atoms, self.k, nonnegative=self.nonnegative, stop=stop)
+        rule = {"nonnegative": self.nonnegative, "stops_on_repeat": self.stops_on_repeat}
+        return matching_pursuit(y, self.dictionary.atoms, self.k, stop=stop, **rule)
 
 
 def budget(k: int | Encoder, x: Tensor, target: Tensor | None) -> int | Tensor:
@@ -322,7 +325,9 @@ def gradient_pursuit(y: Tensor, atoms: Tensor, k: int | Tensor, *, nonnegative: 
     return _pursue(y, atoms, k, tolerance, partial(_line_search, nonnegative=nonnegative), nonnegative=nonnegative)
 
 
-def matching_pursuit(y: Tensor, atoms: Tensor, k: int, *, nonnegative: bool = False, stop: Tensor | None = None) -> Codes:
+def matching_pursuit(
+    y: Tensor, atoms: Tensor, k: int, *, nonnegative: bool = False, stop: Tensor | None = None, stops_on_repeat: bool = False
+) -> Codes:
     """Codes of k greedy steps per row, each of which takes the residual's part along one atom; an atom may be chosen again.
 
     Args:
@@ -331,15 +336,19 @@ def matching_pursuit(y: Tensor, atoms: Tensor, k: int, *, nonnegative: bool = Fa
         k: steps.
         nonnegative: allow positive coefficients only.
         stop: [N] norm of the residual at which a row is done; by default none is.
+        stops_on_repeat: whether a row is done after the step that chooses an atom it has already (that step counts).
     """
     unit, norm = _unit(atoms.to(y.dtype))
     value, index, residual = y.new_zeros(len(y), k), torch.zeros(len(y), k, dtype=torch.int64, device=y.device), y
+    done = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     for step in range(k):
         best, atom = _best_atom(residual, unit, nonnegative=nonnegative)
-        if stop is not None:
-            best = best.masked_fill(residual.norm(dim=1) < stop, 0)
+        if stop is not None and step:
+            done = done | (residual.norm(dim=1) < stop)
+        best = best.masked_fill(done, 0)
         same = (index[:, :step] == atom[:, None]) & (value[:, :step] != 0)
         seen = same.any(1)  # its coefficient grows; the slot of this step stays empty
+        done = done | (seen if stops_on_repeat else done)
         value[:, :step] += same * best[:, None]
         value[:, step], index[:, step] = torch.where(seen, 0.0, best), torch.where(seen, 0, atom)
         residual = residual - best[:, None] * unit[atom]

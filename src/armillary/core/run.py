@@ -43,6 +43,7 @@ def drive(
         NonFiniteError: the rows hold NaN or infinity.
         TooFewRowsError: there are no rows at all.
     """
+    distributed.start()
     keep_freed_buffers()
     saved = _Checkpoint(checkpoint, every, consumers, identity)
     resumed_at = saved.load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any, final
 
 import numpy as np
@@ -81,8 +82,8 @@ def _indexed(part: Rows) -> IndexedRows:
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """[m, D], in the widest dtype among the parts, on the first one's device."""
-    widest = max((part.dtype for part in parts), key=lambda dtype: torch.finfo(dtype).bits)
+    """[m, D], in a dtype that holds those of all parts, on the first one's device."""
+    widest = reduce(torch.promote_types, (part.dtype for part in parts))
     return torch.cat([part.to(parts[0].device, widest) for part in parts], dim=1)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from armillary.errors import CorruptFileError, InputError, UnknownNameError
+from armillary.errors import CapabilityError, CorruptFileError, InputError, UnknownNameError
 from armillary.methods import formats
+from armillary.methods.sae.encoders import TopKEncoder
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -128,3 +130,84 @@ def test_a_path_without_a_checkpoint(tmp_path: Path) -> None:
 def test_a_hub_address_without_a_repository() -> None:
     with pytest.raises(InputError, match="names no repository"):
         formats.load("hf://gemma")
+
+
+@pytest.mark.parametrize(
+    "name, file, change, words",
+    [
+        ("saelens_standard", "cfg.json", {"d_in": "x"}, "'d_in' is 'x', expected a whole number from 1"),
+        ("saelens_standard", "cfg.json", {"d_in": None}, "'d_in' is None"),
+        ("saelens_standard", "cfg.json", {"metadata": [1]}, ""),
+        ("saelens_topk", "cfg.json", {"k": "x"}, "'k' is 'x'"),
+        ("saelens_topk", "cfg.json", {"k": 33}, "'k' is 33, expected a whole number from 1 to 32"),
+        ("saelens_topk", "cfg.json", {"k": 2.5}, "'k' is 2.5"),
+        ("saelens_topk", "cfg.json", {"normalize_activations": None}, ""),
+        ("dictionary_learning_AutoEncoder", "config.json", {"trainer": [1]}, "in a mapping"),
+        ("sparsify_topk/layers.3", "cfg.json", {"k": 100}, "'k' is 100, expected a whole number from 1 to 32"),
+    ],
+)
+def test_settings_of_the_wrong_kind(name: str, file: str, change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(GOLDEN / name, tmp_path / "copy"))
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    if not words:  # what may be missing may be null, or of another kind
+        formats.load(folder)
+        return
+    with pytest.raises(CorruptFileError, match=words):
+        formats.load(folder)
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), "abc"])
+def test_a_scale_that_is_none(scale: Any, tmp_path: Path) -> None:
+    folder = copy("saelens_standard", tmp_path)
+    reconfigured(folder, normalize_activations="expected_average_only_in")
+    with pytest.raises(CorruptFileError, match=r"'scale' is .*, expected a finite number above 0"):
+        formats.load(folder, hints={"scale": scale})
+    (folder / "activation_scaler.json").write_text('{"scaling_factor": 0.5}')
+    formats.load(folder, verify=False)
+
+
+@pytest.mark.parametrize("tool", ["gemma_scope", "circuit_tracer"])
+def test_a_tool_that_is_named_for_a_folder_without_its_files(tool: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds n"):
+        formats.load(tmp_path, tool)
+
+
+def test_what_another_meaning_would_be_given_is_refused(tmp_path: Path) -> None:
+    transcoder = copy("saelens_transcoder", tmp_path)
+    reconfigured(transcoder, normalize_activations="layer_norm")
+    with pytest.raises(CapabilityError, match="normalises what it reads"):
+        formats.load(transcoder)
+    pursuit = copy("saelens_matching_pursuit", tmp_path)
+    reconfigured(pursuit, apply_b_dec_to_input=False)
+    with pytest.raises(CapabilityError, match="matching pursuit is read only"):
+        formats.load(pursuit)
+
+
+def test_an_uncentred_autoencoder_stays_one_in_sparsifys_files(tmp_path: Path) -> None:
+    """There a transcoder would be fed the module's input."""
+    fit = formats.load(GOLDEN / "saelens_topk")
+    assert isinstance(fit.encoder, TopKEncoder)
+    uncentred = replace(fit, encoder=replace(fit.encoder, center=torch.zeros(8)))
+    folder = formats.save(uncentred, tmp_path / "out", "sparsify")
+    assert json.loads((folder / "cfg.json").read_text())["transcode"] is False
+    back = formats.load(folder)
+    assert back.inputs == back.targets and back.site == fit.site
+    x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(back.reconstruct(x), uncentred.reconstruct(x), rtol=1e-4, atol=1e-4)
+
+
+def test_one_head_is_read_and_written_as_one(tmp_path: Path) -> None:
+    folder = copy("saelens_standard", tmp_path)
+    config = json.loads((folder / "cfg.json").read_text())
+    about = {**config["metadata"], "hook_name": "blocks.3.attn.hook_z", "hook_head_index": 2}
+    reconfigured(folder, metadata=about)
+    fit = formats.load(folder)
+    assert str(fit.site) == "attn_z.3.h2"
+    written = json.loads((formats.save(fit, tmp_path / "out", "saelens") / "cfg.json").read_text())["metadata"]
+    assert written["hook_head_index"] == 2 and str(formats.load(tmp_path / "out").site) == "attn_z.3.h2"
+
+
+def test_a_half_precision_fit_is_written(tmp_path: Path) -> None:
+    fit = formats.load(GOLDEN / "saelens_topk").to(dtype=torch.bfloat16)
+    formats.load(formats.save(fit, tmp_path / "out", "saelens"))

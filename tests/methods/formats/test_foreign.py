@@ -88,8 +88,11 @@ def test_gemma_scope_2_with_an_affine_skip_connection(tmp_path: Path) -> None:
     fit = agrees(place, jumprelu(), y)
     assert (fit.site, fit.targets[0][0].site) == (Site("mlp_in", 5), Site("mlp_out", 5))
     hooks = {"hf_hook_point_in": "model.layers.5.pre_feedforward_layernorm.output", "hf_hook_point_out": "model.layers.5.mlp.output"}
-    (place / "config.json").write_text(json.dumps({"architecture": "jump_relu", "model_name": "google/gemma-3-1b-pt", **hooks}))
-    assert str(agrees(place, jumprelu(), y).site).startswith("path:model.layers.5.pre_feedforward")
+    (place / "config.json").write_text(json.dumps({"architecture": "jump_relu", "model_name": "gemma-v3-270m-pt", **hooks}))
+    fit = agrees(place, jumprelu(), y)
+    assert fit.site == Site("mlp_in", 5) and fit.inputs[0][0].model == "google/gemma-3-270m", "folders first, as the Hub spells it"
+    moved = place.rename(tmp_path / "elsewhere")
+    assert str(agrees(moved, jumprelu(), y).site).startswith("path:model.layers.5.pre_feedforward")
 
 
 def test_llama_scope_scales_rows_by_their_mean_norm(tmp_path: Path) -> None:

@@ -13,11 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import armillary as arm
 from armillary.core.codes import Codes
 from armillary.core.decomposition import Decomposition
+from armillary.core.dictionary import Dictionary
 from armillary.core.rows import Batch, TensorRows, as_rows
 from armillary.core.run import drive
-from armillary.errors import InputError
+from armillary.errors import InputError, NonFiniteError
+from armillary.methods.sae.curve import Curve, Sums
 from armillary.methods.sae.encoders import TopKEncoder
 from armillary.methods.sae.fit import SAEFit, default_lr, default_steps
 from armillary.methods.sae.topk import TopKSAE
@@ -253,3 +256,90 @@ def test_numpy_rows_are_rows() -> None:
     x = planted(200)[0]
     method = TopKSAE(n_features=48, k=2, n_steps=3, batch_size=100)
     assert same_bits(method.fit(np.asarray(x)), method.fit(x))
+
+
+# ---------------------------------------------------------------- what an earlier fit may be
+
+
+def alike(one: Decomposition, other: Decomposition, x: Tensor) -> bool:
+    return float((one.reconstruct(x) - other.reconstruct(x)).square().sum()) < 1e-3 * float((x - x.mean(0)).square().sum())
+
+
+def test_atoms_of_any_length_are_gone_on_with(fit: Decomposition) -> None:
+    """Five times the atoms and a fifth of the encoder are the same function."""
+    x, _ = planted(2000)
+    encoder = fit.encoder
+    assert isinstance(encoder, TopKEncoder)
+    longer = Decomposition(
+        Dictionary.of_directions(fit.dictionary.atoms * 5, fit.dictionary.base[0]),
+        TopKEncoder(encoder.W_enc / 5, encoder.b_enc / 5, encoder.center, encoder.k),
+        fit.inputs,
+        fit.targets,
+    )
+    again = TopKSAE(n_features=96, k=5, n_steps=1, batch_size=512, lr=1e-9).fit(x, start=longer)
+    assert alike(again, fit, x)
+
+
+def test_a_gated_fit_begins_where_a_relu_fit_ended() -> None:
+    x, _ = planted(2000)
+    sizes = {"n_features": 96, "l0": 5, "batch_size": 512}
+    relu = arm.ReLUSAE(**sizes, n_steps=100).fit(x)
+    assert alike(arm.GatedSAE(**sizes, n_steps=1, lr=1e-9).fit(x, start=relu), relu, x)
+
+
+def test_a_start_that_would_lose_something_is_refused(fit: Decomposition) -> None:
+    x, _ = planted(2000)
+    sizes = {"n_features": 96, "n_steps": 2, "batch_size": 512}
+    gated, jump = arm.GatedSAE(l0=5, **sizes).fit(x), arm.JumpReLUSAE(l0=5, **sizes).fit(x)
+    with pytest.raises(InputError, match=r"TopKSAE has no place for its .*b_mag"):
+        TopKSAE(k=5, **sizes).fit(x, start=gated)
+    with pytest.raises(InputError, match="ReLUSAE has no place for its threshold"):
+        arm.ReLUSAE(l0=5, **sizes).fit(x, start=jump)
+    arm.BatchTopKSAE(k=5, **sizes).fit(x, start=jump)
+    with pytest.raises(InputError, match="its encoder is a SubsetEncoder"):
+        TopKSAE(n_features=8, k=5, n_steps=2).fit(x, start=fit.subset(range(8)))
+    task = arm.Targeted.pair(x, x.clone())
+    skipping = TopKSAE(k=5, skip=True, **sizes).fit(task)
+    with pytest.raises(InputError, match="skip=True"):
+        TopKSAE(k=5, **sizes).fit(task, start=skipping)
+    plain = TopKSAE(k=5, **sizes).fit(task)
+    assert TopKSAE(k=5, skip=True, **sizes).fit(task, start=plain).dictionary.base_rule == "skip"
+
+
+def test_a_start_may_be_in_half_precision(fit: Decomposition) -> None:
+    x, _ = planted(500)
+    TopKSAE(n_features=96, k=5, n_steps=2, batch_size=64).fit(x, start=fit.to(dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("kind", [arm.BatchTopKSAE, arm.MatryoshkaSAE])
+def test_a_run_without_bounds_ends_with_an_error(kind: type) -> None:
+    """Codes that overflow must not be searched for for ever."""
+    with pytest.raises(NonFiniteError, match="diverged"):
+        kind(n_features=16, k=2, n_steps=400, batch_size=64, lr=1e30).fit(planted(500)[0])
+
+
+def test_the_loss_is_in_the_rows_own_units_for_atoms_of_any_length() -> None:
+    x, method = planted(1000)[0], arm.ArchetypalSAE(n_features=48, k=4, n_steps=20, batch_size=256)
+    one, other = (method.fit(rows).provenance["final"]["loss"] for rows in (x, x * 1024))
+    assert other == pytest.approx(one * 1024**2, rel=1e-3)
+
+
+def test_a_constant_target_that_is_missed_is_not_explained() -> None:
+    x = planted(500)[0]
+    task = arm.Targeted.pair(x, torch.ones(500, 3))
+    assert TopKSAE(n_features=8, k=2, n_steps=1, batch_size=64).fit(task).provenance["final"]["fvu"] in (0.0, 1.0)
+
+
+def test_an_open_window_of_the_curve_is_gone_on_with_on_any_device() -> None:
+    curve, sums = Curve(1000, 1.0), Sums(torch.tensor([4.0, 1.0, 2.0, 8.0], dtype=torch.float64))
+    curve.add(1, sums, lambda: 0.0)
+    again = Curve(1000, 1.0)
+    again.load(curve.state())
+    assert again.add(2, Sums(sums.values.to("meta")), lambda: 0.0) is None
+
+
+def test_equal_rows_are_cut_exactly() -> None:
+    """Of thirty equal rows no more codes are kept than are wanted."""
+    x = torch.cat([torch.ones(30, 4), torch.eye(4)])
+    fit = arm.BatchTopKSAE(n_features=6, k=1, n_steps=3, batch_size=34).fit(x)
+    assert fit.provenance["curve"][0]["l0"] <= 1

@@ -27,7 +27,9 @@ def command(screen: Screen, path: str, *, out: str, to: str, source: str | None,
     from armillary.methods import formats
 
     artifact.refuse_existing(Path(out))
-    is_ours = source in (None, "armillary") and (Path(path) / artifact.MANIFEST).is_file()
+    is_ours = source == "armillary" or (source is None and (Path(path) / artifact.MANIFEST).is_file())
+    if is_ours and hints:
+        raise InputError(f"'{path}' is a folder of armillary's, which says everything itself; leave out --hint {hints[0]}")
     fit = artifact.load(path) if is_ours else formats.load(path, source, hints=_parsed(hints))
     if to == "armillary":
         fit.save(out)

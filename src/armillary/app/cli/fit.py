@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import click
 
@@ -21,6 +24,7 @@ from armillary.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from armillary.core.activations import Harvest, StoredRows
+    from armillary.core.decomposition import Decomposition
     from armillary.core.journal import Sink
     from armillary.core.method import Labelled, Method
     from armillary.core.targeted import Targeted
@@ -61,7 +65,7 @@ class FitCommand(Command):
     """A command whose required options may be given to --sweep instead."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        swept = {plain(arg.partition("=")[0]) for arg in args if "=" in arg and not arg.startswith("-")}
+        swept = {plain(arg.removeprefix("--sweep=").partition("=")[0]) for arg in args if "=" in arg}
         for param in self.params:
             if param.name is not None and plain(param.name) in swept and isinstance(param, click.Option):
                 param.required = False
@@ -142,7 +146,11 @@ def _swept(method: type[Method], sweep: Sequence[str]) -> list[tuple[str, dict[s
         known = {plain(field): field for field in method.model_fields}
         if plain(name) not in known:
             raise unknown(f"option of {method.__name__}", name, method.model_fields)
-        axes[known[plain(name)]] = [typed(value) for value in values.split(",")]
+        if known[plain(name)] in axes:
+            raise InputError(f"--sweep names {name} twice; give all its values at once, {name}=A,B")
+        if "tuple" in str(method.model_fields[known[plain(name)]].annotation):
+            raise InputError(f"--sweep cannot try lists of {name}; fit them one by one")
+        axes[known[plain(name)]] = list(dict.fromkeys(typed(value) for value in values.split(",")))
     chosen = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     return [(",".join(f"{name}={value}" for name, value in settings.items()), settings) for settings in chosen]
 
@@ -158,6 +166,8 @@ def _with_data(trials: Sequence[_Trial], rows: StoredRows, places: _Places, labe
     if places.target:
         if places.each:
             raise InputError("--each gives every site a fit of its own and --target one site to rebuild; use one of them")
+        if not places.site:
+            raise InputError(f"--target {places.target[0]} is what is rebuilt; name what is read too, with --site")
         data: Targeted | Labelled | StoredRows = Targeted.of(rows, inputs=list(places.site), targets=list(places.target))
         return [replace(trial, data=data) for trial in trials]
     if not places.each:
@@ -185,10 +195,11 @@ def _run(
     log: tuple[str, ...],
     label: str | None = None,
 ) -> None:
-    from armillary.core import activations
+    from armillary.core import activations, distributed
     from armillary.core.artifact import refuse_existing
     from armillary.core.method import fit_many
 
+    out = str(Path(out).absolute()) if Path(out).name == "" else out
     refuse_existing(Path(out))
     harvest = activations.open(acts)
     if not harvest.is_complete:
@@ -197,16 +208,37 @@ def _run(
     trials = _with_data(trials, rows, places, label)
     kept = _kept(Path(out), trials, rows, seed)
     data = [trial.data for trial in trials] if places.each else trials[0].data
-    with _journal(kept, log, Path(out)):
-        labels = [trial.label or type(trial.method).__name__ for trial in trials]
-        fits = fit_many([trial.method for trial in trials], data, seed=seed, checkpoint=kept, labels=labels)
+    labels = [trial.label or type(trial.method).__name__ for trial in trials]
+    try:
+        with _journal(kept, log, Path(out)):
+            fits = fit_many([trial.method for trial in trials], data, seed=seed, checkpoint=kept, labels=labels)
+    except InputError:
+        if not kept.exists():  # nothing was begun that could be gone on with
+            _live_log(kept).unlink(missing_ok=True)
+        raise
     found = {trial.label: fit for trial, fit in zip(trials, fits, strict=True)}
-    for name, fit in found.items():
-        fit.save(Path(out) / name)
+    if distributed.rank() == 0:
+        _save(found, Path(out))
     _live_log(kept).unlink(missing_ok=True)
     if any(fit.provenance.get("is_converged") is False for fit in fits):
         screen.remark("note: the fit has not converged; more iterations may help")
     _answer(screen, out, found)
+
+
+def _save(found: Mapping[str, Decomposition], out: Path) -> None:
+    """Write every fit to its folder below OUT, which appears whole or not at all."""
+    if list(found) == [""]:
+        found[""].save(out)
+        return
+    scratch = out.with_name(f".{out.name}.{uuid4().hex[:8]}")
+    try:
+        for name, fit in found.items():
+            fit.save(scratch / name)
+        if out.exists():  # and empty, as was checked
+            out.rmdir()
+        os.replace(scratch, out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _split(rows: StoredRows, held_out: float) -> StoredRows:
@@ -217,8 +249,8 @@ def _split(rows: StoredRows, held_out: float) -> StoredRows:
 
 def _answer(screen: Screen, out: str, found: Mapping[str, Any]) -> None:
     """What was fitted: of several, a line each with how it ended."""
-    if len(found) == 1:
-        (fit,) = found.values()
+    if list(found) == [""]:
+        fit = found[""]
         screen.answer({"out": out, "n_features": fit.n_features, "provenance": dict(fit.provenance)}, f"{fit!r}\n{out}")
         return
     fits = {label: {"n_features": fit.n_features, **dict(fit.provenance.get("final", {}))} for label, fit in found.items()}

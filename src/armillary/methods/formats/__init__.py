@@ -72,7 +72,7 @@ def save(fit: Decomposition, path: str | os.PathLike[str], tool: str) -> Path:
         DiskFullError: nothing is left behind in that case.
     """
     from armillary.core.artifact import refuse_existing, writing
-    from armillary.methods.formats.self_test import write
+    from armillary.methods.formats.self_test import check, write
 
     target = Path(path)
     module = _module(_known(tool, WRITTEN))
@@ -83,6 +83,7 @@ def save(fit: Decomposition, path: str | os.PathLike[str], tool: str) -> Path:
             scratch.mkdir(parents=True)
             module.save(fit, scratch)
             write(fit, scratch)
+            check(module.load(scratch), scratch)
             if target.exists():
                 target.rmdir()
             os.replace(scratch, target)

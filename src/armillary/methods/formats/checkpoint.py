@@ -40,7 +40,7 @@ class Checkpoint:
         normalisation: what is done to each row first, and undone at the end.
         model: name of the language model, "" where not known.
         read, built: what the tool calls the places, or None.
-        residual: of matching_pursuit: the residual's norm at which it stops.
+        residual, stops_on_repeat: of matching_pursuit: the residual's norm at which it stops, and whether it does at an atom it has.
         record: what else is worth keeping, plain JSON.
     """
 
@@ -53,6 +53,7 @@ class Checkpoint:
     read: str | None = None
     built: str | None = None
     residual: float = 0.0
+    stops_on_repeat: bool = False
     record: Mapping[str, Any] = field(default_factory=dict)
 
     # ------------------------------------------------------------ to a fit
@@ -61,7 +62,7 @@ class Checkpoint:
         """The same as a Decomposition."""
         w = self.weights
         inputs = self._layout(self.read, w.W_enc.shape[1])
-        is_own = self.built in (None, self.read) and w.W_enc.shape[1] == w.W_dec.shape[1] and w.W_skip is None
+        is_own = not self.is_transcoder or (self.built == self.read and w.W_skip is None)
         targets = inputs if is_own else self._layout(self.built, w.W_dec.shape[1])
         dictionary = self._dictionary()
         names = {"hook_in": self.read, "hook_out": None if is_own else self.built}
@@ -70,7 +71,7 @@ class Checkpoint:
 
     def _layout(self, hook: str | None, d: int) -> Layout:
         try:
-            site = None if hook is None else Site.parse(hook)
+            site = Site.parse(hook) if hook else None
         except UnknownNameError:  # the tool's spelling stays in the record
             site = None
         return ((None if site is None else Source(self.model, "", site), d),)
@@ -89,7 +90,7 @@ class Checkpoint:
         center = w.b_dec if self.is_centred else torch.zeros(w.W_enc.shape[1])
         shared = w.W_enc, w.b_enc, center
         if self.kind == "matching_pursuit":
-            return MatchingPursuitEncoder(dictionary, k, nonnegative=True, residual=self.residual)
+            return MatchingPursuitEncoder(dictionary, k, nonnegative=True, residual=self.residual, stops_on_repeat=self.stops_on_repeat)
         if self.kind == "gated":
             assert w.r_mag is not None and w.b_mag is not None
             encoder: Encoder = GatedEncoder(*shared, w.r_mag, w.b_mag)
@@ -101,6 +102,19 @@ class Checkpoint:
         return encoder if self.normalisation == "none" else NormalisedEncoder(encoder, self.normalisation)
 
     # ------------------------------------------------------------ from a fit
+
+    @property
+    def head(self) -> int | None:
+        """The attention head that is read, where it is one."""
+        try:
+            return None if not self.read else Site.parse(self.read).head
+        except UnknownNameError:
+            return None
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether what is rebuilt is not what is read."""
+        return self.built is not None or self.weights.W_skip is not None or self.weights.W_enc.shape != self.weights.W_dec.shape
 
     @staticmethod
     def of(fit: Decomposition, tool: str) -> Checkpoint:
@@ -120,6 +134,7 @@ class Checkpoint:
         skip = {"W_skip": base[1:]} if fit.dictionary.base_rule == "skip" else {}
         weights = Weights(encoder.W_enc, encoder.b_enc, fit.dictionary.atoms, b_dec, **encoder.own(), **skip)
         policy = fit.provenance.get("policy", {})
+        is_own = fit.inputs == fit.targets and not skip
         found = Checkpoint(
             _kind(encoder),
             weights,
@@ -128,16 +143,22 @@ class Checkpoint:
             normalisation=normalisation,
             model=_model(fit),
             read=_hook(fit.inputs) or fit.provenance.get("hook_in"),
-            built=_hook(fit.targets) or fit.provenance.get("hook_out"),
+            built=None if is_own else _hook(fit.targets) or fit.provenance.get("hook_out") or "",
             record={"policy": policy, "prepend_bos": fit.provenance.get("prepend_bos")},
         )
-        return found.centred_at(encoder.center, is_own=fit.inputs == fit.targets)
+        return found.centred_at(encoder.center)
 
-    def centred_at(self, center: Tensor, *, is_own: bool) -> Checkpoint:
+    def centred_at(self, center: Tensor) -> Checkpoint:
         """With an encoder that subtracts `center`, as the decoder's bias where it is that, else folded into the encoder's bias."""
-        if is_own and torch.equal(center, self.weights.b_dec) and bool(center.any()):
+        if not self.is_transcoder and torch.equal(center, self.weights.b_dec) and bool(center.any()):
             return replace(self, is_centred=True)
         return replace(self, weights=_shifted(self.weights, center))
+
+    def centred(self) -> Checkpoint:
+        """The same function with the decoder's bias subtracted from what is read."""
+        if self.is_centred or self.is_transcoder:
+            return self
+        return replace(self, weights=_shifted(self.weights, -self.weights.b_dec), is_centred=True)
 
     def uncentred(self) -> Checkpoint:
         """The same function with nothing subtracted from what is read."""
@@ -183,13 +204,8 @@ def lens_name(site: Site) -> str:
     """A site as SAELens spells it: TransformerLens' name, or the module path."""
     if site.kind == "embed":
         return "hook_embed"
-    return f"blocks.{site.layer}.{_LENS[site.kind]}" if site.kind in _LENS else f"{site.path}.{site.part}"
-
-
-def fold_norms(w: Weights) -> Weights:
-    """Codes counted by what they add: W_enc, b_enc (and thresholds) times the norms of the decoder rows, which become 1."""
-    norm = w.W_dec.norm(dim=1).clamp_min(torch.finfo(w.W_dec.dtype).tiny)  # [M]
-    return w.given({"W_enc": w.W_enc * norm[:, None], "b_enc": w.b_enc * norm, "W_dec": w.W_dec / norm[:, None]})
+    head = "" if site.head is None else f".{site.head}"
+    return f"blocks.{site.layer}.{_LENS[site.kind]}{head}" if site.kind in _LENS else f"{site.path}.{site.part}"
 
 
 def fold_scale(w: Weights, scale: float) -> Weights:

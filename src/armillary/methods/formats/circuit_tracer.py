@@ -44,6 +44,8 @@ def load(place: Path, *, layer: int | None = None) -> Decomposition:
     """
     folder = place if place.is_dir() else place.parent
     known = _layers(folder)
+    if not known:
+        raise InputError(f"'{folder}' holds no layer_<i>.safetensors and no W_enc_<i>.safetensors")
     number = int(re.findall(r"\d+", place.stem)[-1]) if place.is_file() else layer
     if number is None or number not in known:
         raise InputError(f"'{folder}' holds transcoders of blocks {known[0]} to {known[-1]}; pass layer=, got {number}")

@@ -15,8 +15,8 @@ import torch
 from armillary.core.decomposition import Decomposition
 from armillary.errors import CapabilityError, CorruptFileError, unknown
 from armillary.methods.formats.checkpoint import Checkpoint
-from armillary.methods.formats.files import Tensors, need, read_json
-from armillary.methods.sae.weights import Weights
+from armillary.methods.formats.files import Tensors, count, need, read_json
+from armillary.methods.sae.weights import Weights, unit_rows
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 
@@ -38,8 +38,12 @@ def load(folder: Path) -> Decomposition:
     kind = str(need(config, "dict_class", path))
     if kind not in READERS:
         raise unknown(f"dict_class in {path}", kind, READERS)
-    d, m = int(need(config, "activation_dim", path)), int(need(config, "dict_size", path))
-    found = READERS[kind](Tensors.read(folder / WEIGHTS), d, m)
+    d, m = (count(need(config, key, path), key, path) for key in ("activation_dim", "dict_size"))
+    tensors = Tensors.read(folder / WEIGHTS)
+    found = READERS[kind](tensors, d, m)
+    if found["kind"] == "topk":  # files of before the tensor have it in the settings
+        k = float(tensors.take("k")) if "k" in tensors else need(config, "k", path)
+        found["k"] = count(k, "k", path, most=m)
     hook = {"read": _hook(config), "model": str(config.get("lm_name") or "")}
     record = {"format": "dictionary_learning", "dict_class": kind, **dict(found.get("record", {}))}
     return Checkpoint(**{**found, **hook, "record": record}).fit()
@@ -62,7 +66,8 @@ def _matrices(tensors: Tensors, d: int, m: int, **own: torch.Tensor) -> Weights:
 
 
 def _relu(tensors: Tensors, d: int, m: int) -> dict[str, Any]:
-    return {"kind": "relu", "weights": _linear(tensors, d, m, "bias"), "is_centred": True}
+    """Their `load_dictionary` gives decoder rows norm 1 and codes what that takes off."""
+    return {"kind": "relu", "weights": unit_rows(_linear(tensors, d, m, "bias")), "is_centred": True}
 
 
 def _relu_new(tensors: Tensors, d: int, m: int) -> dict[str, Any]:
@@ -81,7 +86,7 @@ def _jumprelu(tensors: Tensors, d: int, m: int) -> dict[str, Any]:
 
 
 def _topk(tensors: Tensors, d: int, m: int) -> dict[str, Any]:
-    return {"kind": "topk", "weights": _linear(tensors, d, m, "b_dec"), "is_centred": True, "k": int(tensors.take("k"))}
+    return {"kind": "topk", "weights": _linear(tensors, d, m, "b_dec"), "is_centred": True}
 
 
 def _batch_topk(tensors: Tensors, d: int, m: int) -> dict[str, Any]:
@@ -126,7 +131,7 @@ def save(fit: Decomposition, folder: Path) -> None:
         CapabilityError: the fit is no autoencoder of a kind that dictionary_learning has.
     """
     found = Checkpoint.of(fit, "dictionary_learning")
-    if found.kind not in WRITERS or found.normalisation != "none" or fit.inputs != fit.targets:
+    if found.kind not in WRITERS or found.normalisation != "none" or found.is_transcoder:
         raise CapabilityError(f"dictionary_learning has no place for {fit!r}: it holds autoencoders with {', '.join(WRITERS)} codes")
     name, tensors = WRITERS[found.kind](found)
     torch.save({key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}, folder / WEIGHTS)
@@ -141,23 +146,13 @@ def _layer(fit: Decomposition) -> int | None:
     return None if fit.site is None else fit.site.layer
 
 
-def _own_bias(found: Checkpoint) -> Checkpoint:
-    """With the decoder's bias subtracted from what is read, which these classes always do."""
-    if found.is_centred:
-        return found
-    shift = found.weights.W_enc @ found.weights.b_dec
-    own = {} if found.weights.b_mag is None else {"b_mag": found.weights.b_mag + found.weights.r_mag.exp() * shift}  # type: ignore[union-attr]
-    weights = found.weights.given({"b_enc": found.weights.b_enc + shift, **own})
-    return Checkpoint(**{**found.__dict__, "weights": weights, "is_centred": True})
-
-
 def _write_relu(found: Checkpoint) -> tuple[str, dict[str, torch.Tensor]]:
-    w = _own_bias(found).weights
+    w = unit_rows(found.centred().weights)
     return "AutoEncoder", {"encoder.weight": w.W_enc, "encoder.bias": w.b_enc, "decoder.weight": w.W_dec.T, "bias": w.b_dec}
 
 
 def _write_topk(found: Checkpoint) -> tuple[str, dict[str, torch.Tensor]]:
-    w = _own_bias(found).weights
+    w = found.centred().weights
     tensors = {"encoder.weight": w.W_enc, "encoder.bias": w.b_enc, "decoder.weight": w.W_dec.T, "b_dec": w.b_dec}
     return "AutoEncoderTopK", {**tensors, "k": torch.tensor(found.k, dtype=torch.int32), "threshold": torch.tensor(-1.0)}
 
@@ -170,7 +165,7 @@ def _write_jumprelu(found: Checkpoint) -> tuple[str, dict[str, torch.Tensor]]:
 
 
 def _write_gated(found: Checkpoint) -> tuple[str, dict[str, torch.Tensor]]:
-    w = _own_bias(found).weights
+    w = found.centred().weights
     assert w.r_mag is not None and w.b_mag is not None
     tensors = {"encoder.weight": w.W_enc, "decoder.weight": w.W_dec.T, "decoder_bias": w.b_dec}
     return "GatedAutoEncoder", {**tensors, "r_mag": w.r_mag, "gate_bias": w.b_enc, "mag_bias": w.b_mag}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import warnings
 import zipfile
@@ -47,8 +48,13 @@ def _from_hub(address: str) -> Path:
     if len(parts) < 2:
         raise InputError(f"'{HUB}{address}' names no repository; write {HUB}owner/repository/folder")
     repository, inside = "/".join(parts[:2]), "/".join(parts[2:])
-    patterns = [inside, f"{inside}/*", f"{inside}/**"] if inside else None
-    folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+    above = ["/".join(parts[2:end]) for end in range(2, len(parts))]  # settings may lie in the folders around
+    beside = [f"{place}/config.*".lstrip("/") for place in above] + [f"{above[-1]}/W_dec_*".lstrip("/")] if inside else []
+    patterns = [inside, f"{inside}/*", f"{inside}/**", *beside] if inside else None
+    try:
+        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+    except (OSError, ValueError) as error:  # what the Hub's own errors are, all of them
+        raise InputError(f"repository {repository} could not be fetched from the Hub ({str(error).splitlines()[0]})") from None
     if not (folder / inside).exists():
         raise InputError(f"repository {repository} holds no '{inside}'")
     return folder / inside
@@ -82,15 +88,47 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return found
 
 
-def need(config: Mapping[str, Any], key: str, path: Path) -> Any:
+def need(config: Any, key: str, path: Path) -> Any:
     """A setting that has to be there.
 
     Raises:
-        CorruptFileError: it is not.
+        CorruptFileError: it is not, or what should hold it is no mapping.
     """
+    if not isinstance(config, Mapping):
+        raise CorruptFileError(f"{path} should hold {key!r} in a mapping, but there is {config!r}")
     if key not in config:
-        raise CorruptFileError(f"{path} has no {key!r}; it holds {', '.join(sorted(config)) or 'nothing'}")
+        raise CorruptFileError(f"{path} has no {key!r}; it holds {', '.join(sorted(map(str, config))) or 'nothing'}")
     return config[key]
+
+
+def count(value: Any, key: str, path: Path, most: int | None = None) -> int:
+    """A setting that is a whole number from 1, at most `most`; 32.0 is 32.
+
+    Raises:
+        CorruptFileError: it is something else.
+    """
+    found = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if found is None or not math.isfinite(found) or round(found) != found or found < 1 or (most is not None and found > most):
+        allowed = "a whole number from 1" + ("" if most is None else f" to {most}")
+        raise CorruptFileError(f"{path}: {key!r} is {value!r}, expected {allowed}")
+    return int(found)
+
+
+def positive(value: Any, key: str, path: Path) -> float:
+    """A setting or hint that is a finite number above 0.
+
+    Raises:
+        CorruptFileError: it is something else.
+    """
+    found = value if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    if not 0 < found < float("inf"):
+        raise CorruptFileError(f"{path}: {key!r} is {value!r}, expected a finite number above 0")
+    return float(found)
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The value where it is a mapping, else an empty one: for what may be missing or null."""
+    return value if isinstance(value, Mapping) else {}
 
 
 class Tensors(Mapping[str, Tensor]):

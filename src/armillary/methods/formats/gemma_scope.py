@@ -43,7 +43,8 @@ def load(place: Path, *, site: str | None = None, target: str | None = None) -> 
         InputError: a cross-layer transcoder, whose decoder writes to every later layer.
     """
     path = place if place.is_file() else only(place, FILES)
-    assert path is not None  # `found_in` said so
+    if path is None:
+        raise InputError(f"'{place}' holds none of {', '.join(FILES)}")
     found = Tensors.read(path)
     tensors = found.named({name: f"W{name[1:]}" for name in found if name.startswith("w_")})
     if "W_dec" in tensors and tensors["W_dec"].ndim == 3:
@@ -55,10 +56,10 @@ def load(place: Path, *, site: str | None = None, target: str | None = None) -> 
         "jumprelu",
         weights if read != "embed" else _embedded(weights),
         is_centred=False,
-        model=str(settings.get("model_name") or _model(path)),
+        model=_spelled(str(settings.get("model_name") or "")) or _model(path),
         read=read,
         built=built,
-        record={"format": "gemma_scope", "folder": path.parent.name},
+        record={"format": "gemma_scope", "folder": path.parent.name, "prepend_bos": True},
     ).fit()
 
 
@@ -80,17 +81,15 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _hooks(path: Path, settings: dict[str, Any], *, is_skip: bool) -> tuple[str | None, str | None]:
-    """What is read, and what is built where that is another place."""
-    if settings.get("hf_hook_point_in"):
-        read, built = str(settings["hf_hook_point_in"]), settings.get("hf_hook_point_out")
-        return read, None if built in (None, read) and not is_skip else str(built)
+    """What is read, and what is built where that is another place: by the folders' names, else by the settings."""
     names = [part for part in path.parts[:-1] for part in (part, part.rsplit("-", 1)[-1], part.removesuffix("_all"))]
     layer = next((match[1] for part in reversed(path.parts) if (match := _LAYER.search(part))), None)
     if "embedding" in names:
         return "embed", None
     places = next((PLACES[name] for name in reversed(names) if name in PLACES), None)
     if places is None or layer is None:
-        return None, None
+        read, built = settings.get("hf_hook_point_in"), settings.get("hf_hook_point_out")
+        return read, None if built == read and not is_skip else built
     return f"{places[0]}.{layer}", None if places[1] is None else f"{places[1]}.{layer}"
 
 
@@ -100,8 +99,16 @@ def _model(path: Path) -> str:
         if match := re.search(r"gemma-scope-(?P<two>2-)?(?P<size>\d+m|\d+b)-(?P<kind>pt|it)", part):
             family = "gemma-3" if match["two"] else "gemma-2"
             base = "" if match["kind"] == "pt" and family == "gemma-2" else f"-{match['kind']}"
-            return f"google/{family}-{match['size']}{base}"
+            return _spelled(f"{family}-{match['size']}{base}")
     return ""
+
+
+def _spelled(model: str) -> str:
+    """A model of the settings, such as gemma-v3-270m-pt, as the Hub spells it."""
+    if not model:
+        return ""
+    name = model.removeprefix("google/").replace("-v3-", "-3-")
+    return f"google/{name.removesuffix('-pt') if '270m' in name else name}"
 
 
 def _embedded(w: Weights) -> Weights:

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save_file
 
 from armillary.core.decomposition import Decomposition
-from armillary.errors import CorruptFileError, InputError, unknown
-from armillary.methods.formats.checkpoint import Checkpoint, Kind, Normalisation, fold_norms, fold_scale
-from armillary.methods.formats.files import Tensors, need, read_json
-from armillary.methods.sae.weights import Weights
+from armillary.errors import CapabilityError, CorruptFileError, InputError, unknown
+from armillary.methods.formats.checkpoint import Checkpoint, Kind, Normalisation, fold_scale
+from armillary.methods.formats.files import Tensors, count, mapping, need, positive, read_json
+from armillary.methods.sae.weights import Weights, unit_rows
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 #: The schema that is written.
@@ -57,12 +57,13 @@ def load(folder: Path, *, scale: float | None = None) -> Decomposition:
     architecture = str(need(config, "architecture", path))
     if architecture not in KINDS:
         raise unknown(f"architecture in {path}", architecture, KINDS)
-    d_in, d_sae = int(need(config, "d_in", path)), int(need(config, "d_sae", path))
+    d_in, d_sae = (count(need(config, key, path), key, path) for key in ("d_in", "d_sae"))
+    d_out = count(config.get("d_out") or d_in, "d_out", path)
     tensors = Tensors.read(folder / WEIGHTS)
-    weights = _weights(tensors, architecture, d_in, int(config.get("d_out") or d_in), d_sae)
+    weights = _weights(tensors, architecture, d_in, d_out, d_sae)
     found = _checkpoint(config, architecture, weights, path)
     if config.get("rescale_acts_by_decoder_norm") and architecture in ("topk", "abstopk", "batchtopk", "matryoshka_batchtopk"):
-        found = replace(found, weights=fold_norms(found.weights))
+        found = replace(found, weights=replace(unit_rows(found.weights), threshold=found.weights.threshold))
     return _scaled(found, config, tensors, scale, path).fit()
 
 
@@ -73,11 +74,13 @@ def _modern(config: Mapping[str, Any]) -> dict[str, Any]:
     found.setdefault("apply_b_dec_to_input", True)
     if found.get("activation_fn") == "topk" and found["architecture"] == "standard":
         found["architecture"] = "topk"
-        found.setdefault("k", (found.get("activation_fn_kwargs") or {}).get("k"))
-    normalise = found.get("normalize_activations", "none")
-    if isinstance(normalise, bool):
-        found["normalize_activations"] = "expected_average_only_in" if normalise else "none"
-    found["metadata"] = {**{name: value for name, value in found.items() if name != "metadata"}, **(found.get("metadata") or {})}
+    if found["architecture"] == "topk" and found.get("k") is None:
+        found["k"] = mapping(found.get("activation_fn_kwargs")).get("k")
+    normalise = found.get("normalize_activations") or "none"
+    found["normalize_activations"] = "expected_average_only_in" if normalise is True else normalise
+    if "metadata" not in config:  # of before version 6, which prepended a special token where not told otherwise
+        found.setdefault("prepend_bos", True)
+    found["metadata"] = {**{name: value for name, value in found.items() if name != "metadata"}, **mapping(found.get("metadata"))}
     return found
 
 
@@ -112,22 +115,44 @@ def _checkpoint(config: Mapping[str, Any], architecture: str, weights: Weights, 
     kept = ("prepend_bos", "context_size", "dataset_path", "neuronpedia_id", "exclude_special_tokens", "sae_lens_version")
     record = {name: about[name] for name in kept if about.get(name) is not None}
     widths = (about.get("training_architecture_details") or {}).get("matryoshka_widths") or config.get("matryoshka_widths")
-    most = config.get("max_iterations") or int(config["d_in"])
-    k = int(most) if architecture == "matching_pursuit" else config.get("k")
-    if KINDS[architecture] in ("topk", "abs_topk") and k is None:
-        need(config, "k", path)
+    kind, k = KINDS[architecture], None
+    if kind == "matching_pursuit":
+        k = count(config.get("max_iterations") or config["d_in"], "max_iterations", path)
+        _check_pursuit(config, weights, path)
+    elif kind in ("topk", "abs_topk"):
+        k = count(need(config, "k", path), "k", path, most=len(weights.W_enc))
+    normalised = config["normalize_activations"] in ("layer_norm", "constant_norm_rescale")
+    if is_transcoder and normalised:
+        raise CapabilityError(f"{path}: a transcoder that normalises what it reads and not what it writes is not supported")
     return Checkpoint(
-        KINDS[architecture],
+        kind,
         weights,
         is_centred=bool(config["apply_b_dec_to_input"]) and not is_transcoder,
-        k=None if k is None else round(k),
-        normalisation=NORMALISATIONS.get(str(config.get("normalize_activations", "none")), "none"),
+        k=k,
+        normalisation=NORMALISATIONS.get(str(config["normalize_activations"]), "none"),
         model=str(about.get("model_name") or ""),
-        read=about.get("hook_name"),
-        built=about.get("hook_name_out") if is_transcoder else None,
-        residual=float(config.get("residual_threshold", 0.0)),
+        read=_with_head(about.get("hook_name"), about.get("hook_head_index")),
+        built=about.get("hook_name_out") or "" if is_transcoder else None,
+        residual=float(config.get("residual_threshold", 1e-2)),
+        stops_on_repeat=bool(config.get("stop_on_duplicate_support", True)),
         record={"format": "saelens", "architecture": architecture, **record, **({"widths": widths} if widths else {})},
     )
+
+
+def _with_head(hook: Any, head: Any) -> str | None:
+    """A hook of one attention head as `Site` spells it."""
+    return hook if hook is None or head is None else f"{hook}.{int(head)}"
+
+
+def _check_pursuit(config: Mapping[str, Any], weights: Weights, path: Path) -> None:
+    """Refuse matching pursuit in forms that have another meaning there.
+
+    Raises:
+        CapabilityError: rows of W_dec are not of norm 1, which they do not divide by; or rows are normalised or not centred.
+    """
+    is_unit = bool(((weights.W_dec.norm(dim=1) - 1).abs() < 1e-3).all())
+    if not (is_unit and config["apply_b_dec_to_input"] and config["normalize_activations"] == "none"):
+        raise CapabilityError(f"{path}: matching pursuit is read only with W_dec of norm 1, b_dec subtracted, and rows as they are")
 
 
 def _scaled(found: Checkpoint, config: Mapping[str, Any], tensors: Tensors, scale: float | None, path: Path) -> Checkpoint:
@@ -135,13 +160,16 @@ def _scaled(found: Checkpoint, config: Mapping[str, Any], tensors: Tensors, scal
     kept = tensors.maybe("scaling_factor", found.weights.W_enc.shape[0])
     if kept is not None and not torch.equal(kept, torch.ones_like(kept)):
         raise CorruptFileError(f"{tensors.path}: 'scaling_factor' is not all ones; such fine-tuned autoencoders are not supported")
-    wanted = config.get("normalize_activations", "none")
+    wanted = config["normalize_activations"]
     if wanted == "expected_average_only_in":
+        beside = path.parent / "activation_scaler.json"
+        kept_scale = read_json(beside).get("scaling_factor") if beside.is_file() else None
+        scale = scale if scale is not None else kept_scale
         if scale is None:
             raise InputError(
                 f"{path} was trained on rows scaled to one mean norm, but does not say by what; pass scale=sqrt(d_in) / that norm"
             )
-        return replace(found, weights=fold_scale(found.weights, scale))
+        return replace(found, weights=fold_scale(found.weights, positive(scale, "scale", path)))
     if wanted not in NORMALISATIONS:
         raise unknown(f"normalize_activations in {path}", str(wanted), [*NORMALISATIONS, "expected_average_only_in"])
     return found
@@ -157,19 +185,18 @@ def save(fit: Decomposition, folder: Path) -> None:
         CapabilityError: the fit is no autoencoder of a kind that SAELens has.
     """
     found = Checkpoint.of(fit, "SAELens")
-    is_transcoder = fit.inputs != fit.targets
-    architecture = _architecture(found, is_transcoder=is_transcoder)
+    architecture = _architecture(found)
     save_file(_tensors(found, architecture), folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(_config(found, architecture), indent=1))
 
 
-def _architecture(found: Checkpoint, *, is_transcoder: bool) -> str:
+def _architecture(found: Checkpoint) -> str:
     skip = "skip_" if found.weights.W_skip is not None else ""
-    if is_transcoder and found.kind in ("relu", "jumprelu"):
+    if found.is_transcoder and found.kind in ("relu", "jumprelu"):
         return f"{'jumprelu_' if found.kind == 'jumprelu' else ''}{skip}transcoder"
     names = {"relu": "standard", "topk": "topk", "abs_topk": "abstopk", "jumprelu": "jumprelu", "gated": "gated"}
-    if is_transcoder:
-        raise InputError(f"SAELens has no transcoder of kind {found.kind!r}; it has those with rectified codes and with thresholds")
+    if found.is_transcoder:
+        raise CapabilityError(f"SAELens has no transcoder of kind {found.kind!r}; it has those with rectified codes and with thresholds")
     return names[found.kind]
 
 
@@ -187,9 +214,11 @@ def _config(found: Checkpoint, architecture: str) -> dict[str, Any]:
         "sae_lens_version": VERSION,
         "sae_lens_training_version": None,
         "model_name": found.model,
-        "hook_name": found.read,
+        "hook_name": found.read if found.read is None or found.head is None else found.read.removesuffix(f".{found.head}"),
     }
-    about |= {"hook_name_out": found.built} if "transcoder" in architecture else {}
+    if found.head is not None:
+        about["hook_head_index"] = found.head
+    about |= {"hook_name_out": found.built or None} if "transcoder" in architecture else {}
     about |= {"prepend_bos": _prepends_bos(found.record)}
     config = {
         "architecture": architecture,

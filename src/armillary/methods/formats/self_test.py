@@ -24,6 +24,7 @@ TOLERANCE = 1e-4
 
 def write(fit: Decomposition, folder: Path) -> None:
     """Put the file into a folder."""
+    fit = fit.to("cpu", torch.float32)  # as it is read back
     x = _rows(fit)
     codes = fit.encode(x)
     save_file({"x": x, "codes": codes.dense().contiguous(), "y": fit.decode(codes).contiguous()}, folder / FILE)

@@ -8,9 +8,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from armillary.core.decomposition import Decomposition
+from armillary.core.rows import Layout
 from armillary.errors import CapabilityError, CorruptFileError
 from armillary.methods.formats.checkpoint import Checkpoint
-from armillary.methods.formats.files import Tensors, need, read_json
+from armillary.methods.formats.files import Tensors, count, need, only, read_json
 from armillary.methods.sae.weights import Weights
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
@@ -29,25 +30,40 @@ def load(folder: Path) -> Decomposition:
     """
     path = folder / CONFIG
     config = read_json(path)
-    d, k = int(need(config, "d_in", path)), int(need(config, "k", path))
+    d = count(need(config, "d_in", path), "d_in", path)
     if config.get("activation", "topk") != "topk":
         raise CorruptFileError(f"{path} has activation {config['activation']!r}; only topk is read")
-    m = int(config.get("num_latents") or d * int(need(config, "expansion_factor", path)))
+    m = count(config.get("num_latents") or d * count(need(config, "expansion_factor", path), "expansion_factor", path), "num_latents", path)
+    k = count(need(config, "k", path), "k", path, most=m)
     tensors = Tensors.read(folder / WEIGHTS)
     weights = Weights(*(tensors.take(name, *shape) for name, shape in _shapes(d, m).items()))
     skip = tensors.maybe("W_skip", d, d)
     weights = weights if skip is None else weights.given({"W_skip": skip.T.contiguous()})
     is_transcoder = bool(config.get("transcode"))
-    hook = folder.name if "." in folder.name or folder.name == "embed_tokens" else folder.parent.name  # .../layers.3/seed0
+    is_named = "." in folder.name or folder.name == "embed_tokens"  # or it is .../layers.3/seed0
+    hook = config.get("hookpoint") or (folder.name if is_named else folder.parent.name)
     return Checkpoint(
         "abs_topk" if config.get("signed") else "topk",
         weights,
         is_centred=not is_transcoder,
         k=k,
-        read=f"{hook}.input" if is_transcoder else hook,
+        model=str(config.get("model") or _model_of(folder)),
+        read=config.get("hookpoint_in") or (f"{hook}.input" if is_transcoder else hook),
         built=hook if is_transcoder else None,
         record={"format": "sparsify", "hookpoint": hook},
     ).fit()
+
+
+def _model_of(folder: Path) -> str:
+    """The language model, from the settings of the run beside the hookpoints' folders."""
+    settings = only(folder.parent, ["config.json"]) or only(folder.parent.parent, ["config.json"])
+    return "" if settings is None else str(read_json(settings).get("model") or "")
+
+
+def _hookpoint(layout: Layout) -> str | None:
+    """One site as it is spelled here."""
+    source = layout[0][0]
+    return None if source is None or len(layout) > 1 else str(source.site)
 
 
 def _shapes(d: int, m: int) -> dict[str, tuple[int, ...]]:
@@ -61,14 +77,15 @@ def save(fit: Decomposition, folder: Path) -> None:
     Raises:
         CapabilityError: the fit is no autoencoder or transcoder with TopK codes between places of one width.
     """
-    found = Checkpoint.of(fit, "sparsify")
+    found = Checkpoint.of(fit, "sparsify").centred()
     w = found.weights
     if found.kind != "topk" or found.normalisation != "none" or w.W_enc.shape != w.W_dec.shape:
         raise CapabilityError(f"sparsify has no place for {fit!r}: it holds topk codes between places of one width")
-    # What is not centred can only be written as a transcoder, which subtracts nothing.
     tensors = {"encoder.weight": w.W_enc, "encoder.bias": w.b_enc, "W_dec": w.W_dec, "b_dec": w.b_dec}
     tensors |= {} if w.W_skip is None else {"W_skip": w.W_skip.T}
     save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
     config = {"activation": "topk", "expansion_factor": 0, "normalize_decoder": False, "num_latents": len(w.W_enc), "k": found.k}
-    config |= {"multi_topk": False, "skip_connection": w.W_skip is not None, "transcode": not found.is_centred, "d_in": w.W_enc.shape[1]}
+    config |= {"multi_topk": False, "skip_connection": w.W_skip is not None, "transcode": found.is_transcoder, "d_in": w.W_enc.shape[1]}
+    # It leaves settings alone that it does not know.
+    config |= {"model": found.model, "hookpoint_in": _hookpoint(fit.inputs), "hookpoint": _hookpoint(fit.targets)}
     (folder / CONFIG).write_text(json.dumps(config, indent=1))

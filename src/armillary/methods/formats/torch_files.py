@@ -12,7 +12,7 @@ import torch
 from armillary.core.decomposition import Decomposition
 from armillary.errors import CorruptFileError, InputError
 from armillary.methods.formats.checkpoint import Checkpoint
-from armillary.methods.formats.files import Tensors
+from armillary.methods.formats.files import Tensors, count, mapping
 from armillary.methods.sae.weights import Weights
 
 
@@ -42,14 +42,39 @@ def load(place: Path, *, k: int | None = None, layer: int | None = None, site: s
         found = _qwen(tensors, place, k)
     else:
         found = _plain(tensors)
-    number = layer if layer is not None else _number(place.name)
-    hook = site or (None if number is None else f"resid_post.{number}")
-    return replace(found, read=hook, model=model).fit()
+    number = _number(place.name) if layer is None else layer
+    if number is not None and (not isinstance(number, int) or number < 0):
+        raise InputError(f"layer must be a whole number from 0, got {number!r}")
+    kind = _kind(place)
+    hook = site or (None if number is None or kind is None else f"{kind}.{number}")
+    record = {**found.record, "prepend_bos": True} if found.record["format"] == "qwen_scope" else found.record
+    return replace(found, read=hook, model=model or _model(place), record=record).fit()
+
+
+#: Folders of OpenAI's autoencoders -> kinds of site.
+OPENAI = {"mlp_post_act": "mlp_act", "resid_post_attn": "resid_mid", "resid_post_mlp": "resid_post"}
+
+
+def _kind(place: Path) -> str | None:
+    """The kind of site that the names of the folders tell; None for what is no site of its own, such as a block's share alone."""
+    for part in place.parts:
+        if "resid_delta" in part:
+            return None
+        for name, kind in OPENAI.items():
+            if part.startswith(name):
+                return kind
+    return "resid_post"
+
+
+def _model(place: Path) -> str:
+    """The language model, from a folder such as SAE-Res-Qwen3-8B-W32K-L0_50."""
+    found = (re.match(r"SAE-Res-(Qwen.+?)-W\d+K", part) for part in place.parts)
+    return next((f"Qwen/{match[1]}" for match in found if match), "")
 
 
 def _number(name: str) -> int | None:
-    """The layer that a name such as 3.pt or layer12.sae.pt means."""
-    match = re.match(r"(?:layer_?)?(\d+)\.", name)
+    """The layer that a name such as 3.pt, layer12.sae.pt or their-sae-l19.pth means."""
+    match = re.match(r"(?:layer_?)?(\d+)\.", name) or re.search(r"-l(?:ayer)?(\d+)\.", name)
     return int(match[1]) if match else None
 
 
@@ -59,7 +84,7 @@ def _openai(tensors: Tensors, place: Path, k: int | None) -> Checkpoint:
     W_dec = tensors.take("decoder.weight", d, m).T.contiguous()
     weights = Weights(tensors.take("encoder.weight", m, d), tensors.take("latent_bias", m), W_dec, tensors.take("pre_bias", d))
     settings = _plain_values(place)
-    kind, kept = str(settings.get("activation", "ReLU")), (settings.get("activation_state_dict") or {}).get("k", k)
+    kind, kept = str(settings.get("activation", "ReLU")), mapping(settings.get("activation_state_dict")).get("k", k)
     is_topk = kind == "TopK"
     if is_topk and kept is None:
         raise InputError(f"{place} is a TopK autoencoder that does not hold its k; pass k=")
@@ -67,7 +92,7 @@ def _openai(tensors: Tensors, place: Path, k: int | None) -> Checkpoint:
         "topk" if is_topk else "relu",
         weights,
         is_centred=True,
-        k=int(kept) if is_topk and kept is not None else None,
+        k=count(int(kept), "k", place, most=m) if is_topk and kept is not None else None,
         normalisation="layer_norm" if is_topk else "none",
         record={"format": "openai", "activation": kind},
     )
@@ -86,7 +111,7 @@ def _qwen(tensors: Tensors, place: Path, k: int | None) -> Checkpoint:
     named = next((int(match[1]) for part in reversed(place.parts) if (match := re.search(r"-L0_(\d+)", part))), k)
     if named is None:
         raise InputError(f"{place} does not hold its k, which Qwen Scope keeps in the name of its folder (-L0_50); pass k=")
-    return Checkpoint("topk", weights, is_centred=False, k=k or named, record={"format": "qwen_scope"})
+    return Checkpoint("topk", weights, is_centred=False, k=count(k or named, "k", place, most=m), record={"format": "qwen_scope"})
 
 
 def _plain(tensors: Tensors) -> Checkpoint:

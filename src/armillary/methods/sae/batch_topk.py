@@ -10,6 +10,7 @@ Letters: n rows of this rank, M latents, E codes.
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -65,6 +66,7 @@ class BatchTopK(Objective):
     def _candidates(self, c: Tensor, weights: Weights, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
         """Codes among which are the `wanted` largest positive ones of all ranks: value, row and latent [E]."""
         bound = self._guess(c, weights) if self._bound is None else self._bound
+        bound = bound if math.isfinite(bound) else 0.0  # codes without bound are the business of who watches the loss
         while True:
             found = entries_above(c, weights.W_enc, weights.b_enc, bound, bf16=self.bf16)
             if bound <= 0 or sum(distributed.gather(len(found[0]))) >= wanted:
@@ -93,7 +95,9 @@ def _largest(value: Tensor, k: int) -> Tensor:
 
 def _cut(value: Tensor, wanted: int) -> tuple[Tensor, float]:
     """Which of this rank's values are among the `wanted` largest of all ranks, and the smallest of these; 0 where there are none."""
-    everyone = value if distributed.world() == 1 else torch.cat([part.to(value.device) for part in distributed.gather(value)])
+    parts = [part.to(value.device) for part in distributed.gather(value)]
+    everyone, before = torch.cat(parts), sum(map(len, parts[: distributed.rank()]))
     best = _largest(everyone, wanted)
     cut = float(everyone[best].min()) if len(best) else 0.0
-    return (best, cut) if everyone is value else ((value >= cut).nonzero()[:, 0], cut)
+    mine = (best >= before) & (best < before + len(value))  # by place, as equal values must not all be kept
+    return best[mine] - before, cut

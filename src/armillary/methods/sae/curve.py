@@ -49,7 +49,8 @@ class Curve:
 
     Args:
         n_steps: steps of the whole run.
-        scale: what rows were multiplied by before training; `loss` (squared error per row) is given in the rows' own units.
+        scale: what rows were multiplied by before training; `loss` (squared error per row) is given in the rows' own units. Of several
+            sites it is the geometric mean of their scales, and the loss that of rows scaled alike.
     """
 
     def __init__(self, n_steps: int, scale: float) -> None:
@@ -60,14 +61,14 @@ class Curve:
 
     def add(self, step: int, sums: Sums, dead_share: Callable[[], float]) -> dict[str, Any] | None:
         """Take in step number `step` (from 1), and ask for the share of dead latents where a point is complete, which is returned."""
-        self._window = sums if self._window is None else self._window + sums
+        self._window = sums if self._window is None else Sums(self._window.values.to(sums.values.device)) + sums
         if step % math.ceil(self.n_steps / POINTS) and step < self.n_steps:
             return None
         n, error, total, active = self._window.values.tolist()
         self._window = None
         self._rows += int(n)
         rows = max(1, n)
-        point = {"loss": error / rows / self.scale**2, "fvu": error / total if total else 0.0, "l0": active / rows}
+        point = {"loss": error / rows / self.scale**2, "fvu": error / total if total else float(error > 1e-9 * rows), "l0": active / rows}
         self.points.append({"step": step, "rows": self._rows, **point, "dead": dead_share()})
         return self.points[-1]
 

@@ -34,7 +34,7 @@ from armillary.methods.sae.frame import Frame, Side
 from armillary.methods.sae.ranks import ByLatents, Work
 from armillary.methods.sae.step import Objective, Sample
 from armillary.methods.sae.trainer import Recipe, Trainer
-from armillary.methods.sae.weights import Weights, random_weights
+from armillary.methods.sae.weights import Weights, random_weights, unit_rows
 
 
 class SAE(Method):
@@ -68,7 +68,7 @@ class SAE(Method):
     clip: float | None = Field(default=None, gt=0)
     """Largest norm of the gradient; by default it is not clipped."""
     decoder_norm: Literal["unit", "free"] = "unit"
-    """Hold the atoms at norm 1 while training, or train their norms too and count a code by what it adds; the fit's have norm 1 anyway."""
+    """Hold the atoms at norm 1 while training, or train their norms too and count a code by what it adds, norm included."""
     resample_every: int | None = Field(default=None, ge=1)
     """Steps after which dead latents are given the direction of a badly rebuilt row, again and again; by default never."""
     bf16: bool = False
@@ -205,13 +205,21 @@ class SAEFit(Consumer):
         Raises:
             InputError: it is not an autoencoder of the same widths, or the method cannot go on from one.
         """
-        m = self.method.n_features
+        m, encoder = self.method.n_features, start.encoder
         if not self.method.can_go_on:
             refuse_start(self.method, start)
-        wanted = (m, self.d_in), (m, self.d)
-        if not isinstance(start.encoder, SAEEncoder) or (start.encoder.W_enc.shape, start.dictionary.atoms.shape) != wanted:
+        if not isinstance(encoder, SAEEncoder):
+            raise InputError(f"cannot go on from {start!r}: its encoder is a {type(encoder).__name__}, not that of a sparse autoencoder")
+        if (encoder.W_enc.shape, start.dictionary.atoms.shape) != ((m, self.d_in), (m, self.d)):
             widths = f"{self.d_in}" if self.is_own else f"{self.d_in} to {self.d}"
             raise InputError(f"cannot go on from {start!r}: a sparse autoencoder with {m} features on rows of width {widths} is needed")
+        if start.dictionary.base_rule not in ("constant", *(["skip"] if self.method.skip else [])):
+            raise InputError(f"cannot go on from {start!r}: its base is of the kind {start.dictionary.base_rule}; skip=True may help")
+        # A threshold is how a batch-wise or k-sparse autoencoder is read, not how it is trained; nothing else may be lost.
+        known = {*self.method.objective(self.recipe).own, *(["threshold"] if isinstance(self.method, KSparseSAE) else [])}
+        lost = [name for name, tensor in encoder.own().items() if name not in known and bool(tensor.any())]
+        if lost:
+            raise InputError(f"cannot go on from {start!r}: {type(self.method).__name__} has no place for its {' and '.join(lost)}")
         return start
 
     @property
@@ -257,11 +265,20 @@ class SAEFit(Consumer):
         frame = Frame(read, built, keeps_codes=self.method.keeps_codes)
         objective = self._objective()
         sample = _sample(frame, objective.work, x, self.d_in)
-        start = self._first_weights() if self._start is None else frame.weights_in(*_weights_of(self._start, objective))
+        start = self._first_weights() if self._start is None else self._gone_on(self._start, frame, objective)
         weights = objective.work.share(start).to(x.device, torch.float32, copy=True)
         decoder = self.method.decoder(sample.y, seed=self.seed)
         parameters = decoder.begin(objective.begin(weights, sample.centred(weights)))
-        return Run(frame, Trainer(parameters, objective, decoder, self.recipe), Curve(self.recipe.n_steps, frame.unit))
+        return Run(frame, Trainer(parameters, objective, decoder, self.recipe), Curve(self.recipe.n_steps, frame.size))
+
+    def _gone_on(self, start: Decomposition, frame: Frame, objective: Objective) -> Weights:
+        """The weights of an earlier fit, in these coordinates and with atoms of norm 1."""
+        raw, center = _weights_of(start, objective)
+        device = frame.read.mean.device
+        weights = unit_rows(frame.weights_in(raw.to(device, torch.float32), center.to(device, torch.float32)))
+        if self.method.skip and weights.W_skip is None:
+            return weights.given({"W_skip": torch.zeros(self.d_in, self.d, device=device)})
+        return weights
 
     def _objective(self) -> Objective:
         """The variant, with this rank's share of the work."""
@@ -309,7 +326,7 @@ class SAEFit(Consumer):
             return
         self._epoch, self._before_epoch = state["epoch"], state["before_epoch"]
         frame = Frame.of_state(state["frame"])
-        curve = Curve(self.recipe.n_steps, frame.unit)
+        curve = Curve(self.recipe.n_steps, frame.size)
         curve.load(state["curve"])
         decoder = self.method.decoder_of(state["decoder"])
         self._run = Run(frame, Trainer.resume(state["trainer"], self._objective(), decoder, self.recipe), curve)

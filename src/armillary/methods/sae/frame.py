@@ -1,7 +1,7 @@
 """Frame: the coordinates an autoencoder is trained in, z = (x - mean) * scale, and the way back.
 
 Every site is scaled to a mean square of 1 per dimension, so that learning rates and penalties mean the same everywhere and the sites of
-a crosscoder weigh the same. Both are folded into the weights at the end: the fit reads activations as they come.
+a crosscoder weigh as much as they have dimensions. Both are folded into the weights at the end: the fit reads activations as they come.
 
 Letters: N rows, D_in and D widths, M latents.
 """
@@ -78,12 +78,15 @@ class Frame:
         return self.read is self.built
 
     @property
-    def unit(self) -> float:
-        """What a code was multiplied by: the geometric mean of the scales, so that atoms of a single site keep their norm."""
+    def size(self) -> float:
+        """What rows to be rebuilt were multiplied by; of several sites the geometric mean."""
         first = self.built.scale[0]
-        if self.keeps_codes:
-            return 1.0
         return float(first if (self.built.scale == first).all() else self.built.scale.double().log().mean().exp())
+
+    @property
+    def unit(self) -> float:
+        """What a code was multiplied by, so that atoms of a single site keep their norm."""
+        return 1.0 if self.keeps_codes else self.size
 
     def weights_out(self, inner: Weights) -> tuple[Weights, Tensor]:
         """The same function of rows outside, and what its encoder subtracts from them [D_in]."""

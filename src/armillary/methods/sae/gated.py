@@ -56,9 +56,10 @@ class Gated(Objective):
     def begin(self, weights: Weights, c: Tensor) -> Weights:
         if weights.r_mag is not None:
             return weights
-        zeros = torch.zeros_like(weights.b_enc)
-        b_gate = weights.b_enc if weights.b_enc.any() else weights.b_enc - first_level(weights, c, self.l0, self.work)
-        return weights.given({"b_enc": b_gate, "r_mag": zeros, "b_mag": zeros.clone()})
+        # Of a fit that is gone on with, codes stay what they were: their bias becomes that of the magnitudes.
+        level = 0.0 if weights.b_enc.any() else first_level(weights, c, self.l0, self.work)
+        own = {"r_mag": torch.zeros_like(weights.b_enc), "b_mag": weights.b_enc.clone()}
+        return weights.given({"b_enc": weights.b_enc - level, **own})
 
     def active(self, c: Tensor, weights: Weights) -> Active:
         assert weights.r_mag is not None and weights.b_mag is not None

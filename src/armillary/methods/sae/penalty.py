@@ -101,7 +101,7 @@ def first_level(weights: Weights, c: Tensor, l0: float | None, work: Work) -> fl
     m = int(work.total(torch.tensor(len(weights.W_enc))))
     some = c[:ROWS] if isinstance(work, ByLatents) else distributed.gather_rows(c[: -(-ROWS // distributed.world())])
     p = linear(some, weights.W_enc, weights.b_enc).flatten()
-    wanted = round(len(some) * min(m, FIRST_SHARE * m if l0 is None else l0))
+    wanted = max(1, round(len(some) * min(m, FIRST_SHARE * m if l0 is None else l0)))
     best = p.topk(min(wanted, len(p)), sorted=False).values
     if isinstance(work, ByLatents):
         best = torch.cat([part.to(p.device) for part in distributed.gather(best)])

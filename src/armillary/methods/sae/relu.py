@@ -90,7 +90,7 @@ class ReLU(Objective):
         p = self.p
         if p == 1:
             return torch.ones_like(value)
-        size, power = value.sum(), (value + FLOOR).pow(p).sum()
+        size, power = (value + FLOOR).sum(), (value + FLOOR).pow(p).sum()
         distributed.sum_(size, power)  # by rows or by latents, the codes of all ranks
         return p * (value + FLOOR).pow(p - 1) * (size / power.clamp_min(1e-12))
 

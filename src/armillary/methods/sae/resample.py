@@ -32,12 +32,13 @@ def replant(parameters: Parameters, decoder: Decoder, latent: Tensor, sample: Sa
         seed: of the draw.
     """
     wanted = decoder.weights(parameters)
-    read, built = _drawn(sample.centred(wanted), sample.y - wanted.b_dec, residual, len(latent), seed)
+    beyond = sample.y - wanted.b_dec if wanted.W_skip is None else sample.y - wanted.b_dec - sample.x @ wanted.W_skip
+    read, built = _drawn(sample.centred(wanted), beyond, residual, len(latent), seed)
     alive = torch.ones(len(parameters["b_enc"]), dtype=torch.bool, device=latent.device).index_fill(0, latent, False)
     for name in ("threshold", "r_mag", "b_mag"):
         if name in parameters and alive.any():
             parameters[name][latent] = parameters[name][alive].mean()
-    norm = parameters["W_enc"][alive].norm(dim=1).mean() if alive.any() else parameters["W_enc"].new_ones(())
+    norm = wanted.W_enc[alive].norm(dim=1).mean() if alive.any() else wanted.W_enc.new_ones(())
     parameters["W_enc"][latent] = read * (NORM * norm)
     parameters["b_enc"][latent] = 0
     decoder.plant(parameters, latent, built)

@@ -82,6 +82,13 @@ def random_weights(m: int, d_in: int, d: int | None = None, *, seed: int) -> Wei
     return Weights(W_enc, torch.zeros(m), W_dec, torch.zeros(W_dec.shape[1]))
 
 
+def unit_rows(weights: Weights) -> Weights:
+    """The same function with decoder rows of norm 1: what multiplies them moves into the codes."""
+    norm = weights.W_dec.norm(dim=1).clamp_min(torch.finfo(weights.W_dec.dtype).tiny)  # [M]
+    scaled = {name: tensor * norm for name, tensor in weights.named().items() if name in ("b_enc", "threshold", "b_mag")}
+    return weights.given({**scaled, "W_enc": weights.W_enc * norm[:, None], "W_dec": weights.W_dec / norm[:, None]})
+
+
 def normalise(rows: Tensor) -> None:
     """Give every row [M, D] norm 1, in place."""
     rows.div_(rows.norm(dim=1, keepdim=True).clamp_min_(torch.finfo(rows.dtype).tiny))
