@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,11 +26,16 @@ class Screen:
 
     def remark(self, line: str) -> None:
         """One line on stderr for the person who waits."""
-        if not self.is_quiet:
+        if not self.is_quiet and is_first_rank():
             print(line, file=sys.stderr, flush=True)
 
     def answer(self, data: Mapping[str, Any], *shown: Any) -> None:
-        """The command's result: `data` as JSON where that was asked for, else texts and rich renderables one below the other."""
+        """The command's result: `data` as JSON where that was asked for, else texts and rich renderables one below the other.
+
+        Of several ranks the first one speaks.
+        """
+        if not is_first_rank():
+            return
         if self.as_json:
             from armillary.core.report import plain
 
@@ -43,8 +49,13 @@ class Screen:
 
     def start(self) -> None:
         """Switch progress to what suits stderr: a bar on a terminal, lines in a log, nothing when quiet."""
-        mode: Mode = "off" if self.is_quiet else ("auto" if sys.stderr.isatty() else "plain")
+        mode: Mode = "off" if self.is_quiet or not is_first_rank() else ("auto" if sys.stderr.isatty() else "plain")
         MODE.set(mode)
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the first of those that torchrun started, or alone; known before torch is imported."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _draw(renderable: Any) -> None:
