@@ -32,7 +32,7 @@ class Armillary:
         same = {"lr": c.lr, "warmup": c.n_warmup / c.n_steps, "decay": 0.0, "dead_after_tokens": FOREVER}
         self.version = version("armillary")
         method = kind(n_features=c.d_sae, n_steps=c.n_steps, batch_size=c.batch, **sparsity, **({} if defaults else same))
-        self.fit = None
+        self.fit, self.n_dead = None, round(c.dead * c.d_sae)
         self.fitting = method.consumer(TensorRows(torch.zeros(c.batch * c.n_steps, c.d_in)), seed=c.seed, start=None)
 
     def start(self, x):
@@ -42,6 +42,8 @@ class Armillary:
         from armillary.core.rows import Batch
 
         self.fit = None
+        if self.n_dead and self.fitting.n_steps:
+            self.fitting._run.trainer.silent[: self.n_dead] = 2 * FOREVER
         self.fitting.update(Batch(x, np.zeros(0, np.int64)))
 
     def codes(self, x):
@@ -91,11 +93,13 @@ class SAELens:
             logger=LoggingConfig(log_to_wandb=False),
         )
         self.trainer = SAETrainer(cfg=config, sae=self.sae, data_provider=iter(()))
+        self.n_dead = round(c.dead * c.d_sae)
 
     def start(self, x):
         self.sae.b_dec.data.copy_(x.mean(0))
 
     def step(self, x):
+        self.trainer.n_forward_passes_since_fired[: self.n_dead] = 2 * FOREVER
         self.trainer.maybe_reset_sparsity()
         self.trainer.step(x)
         self.trainer.n_training_steps += 1
@@ -171,15 +175,16 @@ class Sparsify:
         self.schedule = get_linear_schedule_with_warmup(self.adam, c.n_warmup, FOREVER)
         self.fired = torch.zeros(c.d_sae, dtype=torch.bool)
         self.silent = torch.zeros(c.d_sae, dtype=torch.int64)
+        self.dead = torch.arange(c.d_sae) < round(c.dead * c.d_sae)
 
     def start(self, x):
         self.sae.b_dec.data = x.mean(0)
 
     def step(self, x):
         self.sae.set_decoder_norm_to_unit_norm()
-        out = self.sae(x=x, y=x, dead_mask=None)
+        out = self.sae(x=x, y=x, dead_mask=self.dead if self.dead.any() else None)
         self.fired[out.latent_indices.flatten()] = True
-        (out.fvu + out.multi_topk_fvu / 8).backward()
+        (out.fvu + out.auxk_loss / 32 + out.multi_topk_fvu / 8).backward()
         self.sae.remove_gradient_parallel_to_decoder_directions()
         self.adam.step()
         self.adam.zero_grad()
@@ -274,7 +279,7 @@ class Session:
     def restart(self, data, **changes):
         """Begin anew, with other data and settings."""
         name, shape = self.name, {**self.shape, **changes}
-        self.c = SimpleNamespace(**{"seed": 0, "penalty": 1.0, **shape})
+        self.c = SimpleNamespace(**{"seed": 0, "penalty": 1.0, "dead": 0.0, **shape})
         torch.manual_seed(self.c.seed)
         self.rig = RIGS[name](self.c)
         self.version = self.rig.version

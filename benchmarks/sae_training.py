@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import lab
@@ -39,6 +39,7 @@ class Shape:
     lr: float
     n_warmup: int = 20
     variant: str = "topk"
+    dead: float = 0.0  # share of the latents that are held dead, so that AuxK is at work
 
 
 FULL = {
@@ -49,12 +50,13 @@ FULL = {
 }
 FULL["topk"].append(Shape(768, 12288, 32, 2048, n_steps=300, lr=4e-3))
 FULL["batch_topk"].append(Shape(768, 12288, 32, 2048, n_steps=300, lr=4e-3, variant="batch_topk"))
+FULL["auxk"] = [Shape(512, 8192, 32, 2048, n_steps=300, lr=4e-3, dead=0.1)]
+SMOKE = {name: [replace(shapes[0], d_in=32, d_sae=256, k=4, batch=64, n_steps=6, n_warmup=2)] for name, shapes in FULL.items()}
 #: Which peers have which variant; all have TopK, all but sparsify BatchTopK.
 HAS = {"jumprelu": ("sae-lens", "dictionary-learning", "overcomplete")}
 HAS |= dict.fromkeys(("matryoshka", "gated", "relu"), ("sae-lens", "dictionary-learning"))
 #: Steps that every implementation makes before its steps are timed, where codes have to become sparse first.
 BEFORE = {"jumprelu": 40, "gated": 40, "relu": 40}
-SMOKE = {variant: [Shape(32, 256, 4, 64, n_steps=6, lr=4e-3, n_warmup=2, variant=variant)] for variant in FULL}
 
 
 def planted(shape: Shape, n: int, folder: Path) -> None:
@@ -86,6 +88,8 @@ def _rows(rng: np.random.Generator, n: int, parts: NDArray[np.float32], share: N
 
 def peers(shape: Shape) -> dict[str, str]:
     """The peers that have the variant."""
+    if shape.dead:  # the two whose counters can be set from outside
+        return {name: place for name, place in PEERS.items() if name in ("sae-lens", "sparsify")}
     able = HAS.get(shape.variant, tuple(PEERS) if shape.variant == "topk" else tuple(name for name in PEERS if name != "sparsify"))
     return {name: place for name, place in PEERS.items() if name in able}
 
@@ -111,8 +115,9 @@ def speed(shape: Shape, data: Path, *, threads: int, n_rounds: int, steps: int) 
         rates = tokens / lab.seconds(trained), tokens / lab.seconds(read)
         rows.append([f"{worker.name} {worker.version}", rates[0], f"{faster:.2f} x", cpu, rates[1], max(a.peak_mb for a in trained)])
         worker.close()
+    held = f" with {shape.dead:.0%} of the latents held dead" if shape.dead else ""
     title = (
-        f"## Speed of {shape.variant}: {shape.d_in} -> {shape.d_sae}, k {shape.k}, batch {shape.batch}, "
+        f"## Speed of {shape.variant}{held}: {shape.d_in} -> {shape.d_sae}, k {shape.k}, batch {shape.batch}, "
         f"{threads} threads, {n_rounds} rounds of {steps} steps"
     )
     return f"{title}\n\n{lab.table(COLUMNS, rows)}"
@@ -150,7 +155,7 @@ def main() -> None:
     variants = options.variant or list(FULL)
     about, shapes = lab.machine(), [shape for variant in variants for shape in (SMOKE if options.smoke else FULL)[variant]]
     if options.shape:
-        shapes = [Shape(*options.shape, lr=4e-3, variant=variant) for variant in variants]
+        shapes = [Shape(*options.shape, lr=4e-3, variant=FULL[name][0].variant) for name in variants]
     sections = []
     for i, shape in enumerate(shapes):
         with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +163,7 @@ def main() -> None:
             settings = {"n_rounds": 1, "steps": 2} if options.smoke else {"n_rounds": 7, "steps": 3}
             sections.append(speed(shape, Path(folder), threads=options.threads, **settings))
             print(sections[-1], flush=True)
-            if not options.no_quality and shape.variant not in {earlier.variant for earlier in shapes[:i]}:
+            if not options.no_quality and not shape.dead and shape.variant not in {earlier.variant for earlier in shapes[:i]}:
                 sections.append(quality(shape, Path(folder), threads=options.threads))
                 print(sections[-1], flush=True)
     if not options.smoke and not options.shape:

@@ -238,7 +238,7 @@ def relu_sae() -> Figure:
     z = (torch.rand(8192, 24, generator=generator) < 0.1) * (0.5 + torch.rand(8192, 24, generator=generator))
     x = z @ atoms
     for p_end, colour, name in ((1.0, ORANGE, "L1"), (0.2, BLUE, "annealed to 0.2")):
-        fit = arm.ReLUSAE(n_features=24, l0=3, p_end=p_end, n_steps=800, batch_size=512, lr=1e-2).fit(x, seed=0)
+        fit = arm.ReLUSAE(n_features=24, l0=2, p_end=p_end, n_steps=800, batch_size=512, lr=1e-2).fit(x, seed=0)
         cosine = atoms @ fit.dictionary.atoms.T
         latent = cosine.argmax(1)
         codes = fit.encode(x[:400]).dense()[:, latent]

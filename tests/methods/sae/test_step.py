@@ -105,9 +105,11 @@ class Jump(torch.autograd.Function):
 
 
 def jump(s: Sample, w: Weights) -> Tensor:
-    p = pre(s, w)
-    counted = Jump.apply(p, w.threshold, 0.4, True)
-    return squared(rebuilt(Jump.apply(p, w.threshold, 0.4, False), s, w), s) + PRICE * counted.sum() / SIZE
+    """Thresholds are trained by their logarithm."""
+    assert w.threshold is not None
+    p, theta = pre(s, w), w.threshold.exp()
+    counted = Jump.apply(p, theta, 0.4, True)
+    return squared(rebuilt(Jump.apply(p, theta, 0.4, False), s, w), s) + PRICE * counted.sum() / SIZE
 
 
 WIDTHS = (3, 11, M)
@@ -127,7 +129,7 @@ def price() -> Penalty:
 
 
 GATE = {"r_mag": 0.3 * draw(M, seed=5), "b_mag": 0.2 * draw(M, seed=6)}
-THRESHOLD = {"threshold": draw(M, seed=5).abs() / 2}
+THRESHOLD = {"threshold": (draw(M, seed=5).abs() / 2).log()}
 VARIANTS: dict[str, tuple[Callable[[], Objective], dict[str, Tensor], Callable[[Sample, Weights], Tensor]]] = {
     "topk": (lambda: TopK(K), {}, simple(lambda p: top(p, K).relu())),
     "topk, some rectified": (lambda: TopK(20), {}, simple(lambda p: top(p, 20).relu())),
@@ -163,7 +165,7 @@ def test_the_residual_is_the_encoders_own(name: str) -> None:
     make, own, _ = VARIANTS[name]
     s, w, objective = sample(), weights(**own), make()
     _, active, residual = gradients(s, objective, w, size=SIZE)
-    codes = objective.encoder(w, w.b_dec, active.cut * (1 - 1e-12) if active.cut else 0.0).encode(s.x)
+    codes = objective.encoder(objective.outer(w), w.b_dec, active.cut * (1 - 1e-12) if active.cut else 0.0).encode(s.x)
     torch.testing.assert_close(codes.dense() @ w.W_dec + w.b_dec - s.x, residual, rtol=1e-9, atol=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""Archetypal sparse autoencoder: every atom is a convex combination of data points, which makes fits of different seeds alike.
+"""Archetypal sparse autoencoder: every atom is a convex combination of data points, so that none leaves what the data hold.
 
     W_dec = mix @ points + offset        mix >= 0, rows of mix sum to 1, |offset_j| <= relaxation
 

@@ -334,7 +334,7 @@ class SAEFit(Consumer):
     def finish(self) -> Decomposition:
         assert self._run is not None  # the loop refuses to read no rows at all
         frame, trainer, points = self._run.frame, self._run.trainer, self._run.curve.points
-        weights, center = frame.weights_out(trainer.objective.work.whole(trainer.weights))
+        weights, center = frame.weights_out(trainer.objective.outer(trainer.objective.work.whole(trainer.weights)))
         encoder = trainer.objective.encoder(weights, center, trainer.threshold / frame.unit)
         record = {"final": points[-1], "curve": points, **trainer.objective.record()}
         if len(self.targets) > 1:

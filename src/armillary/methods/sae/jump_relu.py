@@ -37,13 +37,18 @@ class JumpReLUSAE(PenalisedSAE):
         InputError: l0 and sparsity are both given, or neither.
     """
 
-    steering: ClassVar[tuple[float, float]] = (0.1, 10.0)  # a price on number moves the thresholds at once
+    # Thresholds move only where codes lie near them: what drives them up has to be gentle, what brings them down again strong.
+    steering: ClassVar[tuple[float, float, float]] = (0.05, 3.0, 64.0)
 
     bandwidth: float = Field(default=0.2, gt=0)
     """Width of the stretch around a threshold whose codes move it, in units of the rows' root-mean-square entry."""
 
     def objective(self, recipe: Recipe) -> Objective:
         return JumpReLU(self.l0, self.penalty(recipe, first=1.0), self.bandwidth)
+
+
+#: Thresholds are at least this, in units of the rows' root-mean-square entry, so that they have a logarithm.
+LEAST = 1e-3
 
 
 class JumpReLU(Objective):
@@ -61,15 +66,21 @@ class JumpReLU(Objective):
         self.l0, self.penalty, self.bandwidth = l0, penalty, bandwidth
 
     def begin(self, weights: Weights, c: Tensor) -> Weights:
-        if weights.threshold is not None:
-            return weights
-        return weights.given({"threshold": torch.full_like(weights.b_enc, first_level(weights, c, self.l0, self.work))})
+        """Thresholds are trained by their logarithm, so that a step is a share of them, whatever the size of codes."""
+        level = weights.threshold
+        if level is None:
+            level = torch.full_like(weights.b_enc, first_level(weights, c, self.l0, self.work))
+        return weights.given({"threshold": level.clamp_min(LEAST).log()})
+
+    def outer(self, weights: Weights) -> Weights:
+        assert weights.threshold is not None
+        return weights.given({"threshold": weights.threshold.exp()})
 
     def active(self, c: Tensor, weights: Weights) -> Active:
         assert weights.threshold is not None
-        below = self.bandwidth / 2  # codes so far below their threshold still move it
-        above, row, latent = entries_above(c, weights.W_enc, weights.b_enc - weights.threshold, -below, bf16=self.bf16)  # [E] p - theta
-        value = (above + weights.threshold[latent]).masked_fill_(above <= 0, 0)
+        theta, below = weights.threshold.exp(), self.bandwidth / 2  # codes so far below their threshold still move it
+        above, row, latent = entries_above(c, weights.W_enc, weights.b_enc - theta, -below, bf16=self.bf16)  # [E] p - theta
+        value = (above + theta[latent]).masked_fill_(above <= 0, 0)
         return Active.of_entries(value, latent, row, len(c), inner=above)
 
     def back(self, active: Active, base: Tensor, weights: Weights, size: int) -> Back:
@@ -78,11 +89,9 @@ class JumpReLU(Objective):
         to_code = found.along * (2 / size)  # [E] dL/da, also of codes that are 0
         # da/dtheta = -(theta / eps) K((p - theta) / eps) and d[p > theta]/dtheta = -(1 / eps) K(...), K = 1 on [-1/2, 1/2] (eq. 11, 12)
         price = (self.penalty.weight / size).to(to_code)
-        push = -(weights.threshold[active.latent] * to_code + price) / self.bandwidth
+        theta = weights.threshold.exp()[active.latent]
+        push = -(theta * to_code + price) / self.bandwidth * theta  # the last factor for the logarithm
         return replace(found, own={"threshold": push.masked_fill_(active.inner.abs() > self.bandwidth / 2, 0)})
-
-    def settle(self, parameters: dict[str, Tensor]) -> None:
-        parameters["threshold"].clamp_min_(0)
 
     def steer(self, l0: Tensor, progress: float) -> None:
         self.penalty.steer(l0)

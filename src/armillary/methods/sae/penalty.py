@@ -3,9 +3,11 @@
 A weight says little about the number of codes it leads to: that depends on the data, the width and the length of the run. So the number
 is what one asks for, and the weight follows, as a controller with a proportional and an integral part does:
 
-    e = clip(log(L0 / target), -1, 1)        log integral += rate e        lambda = integral exp(gain e)
+    e = clip(log(L0 / target), -1, 1)        log integral += rate e        log reward -= rate e
+    lambda = integral exp(gain e) - reward max(0, -e)
 
-The integral finds the weight, and the gain keeps it from swinging around it.
+The integral finds the weight, and the gain keeps it from swinging around it. Where too few codes fire although they cost next to nothing,
+the weight becomes negative: a reward, which grows until more of them do.
 
 Letters: N rows, M latents, D_in width of what is read.
 """
@@ -39,8 +41,8 @@ class PenalisedSAE(SAE):
         InputError: l0 and sparsity are both given, or neither.
     """
 
-    #: Rate and gain of the rule above. A price on size works through weights that have to move first: it wants gentle hands.
-    steering: ClassVar[tuple[float, float]] = (0.05, 2.0)
+    #: Rate, gain and first reward of the rule above. A price on size works through weights that have to move first, and needs no reward.
+    steering: ClassVar[tuple[float, float, float]] = (0.05, 2.0, 0.0)
 
     l0: float | None = Field(default=None, gt=0)
     """Codes that shall fire for each row, on average; the penalty is steered to it."""
@@ -57,9 +59,9 @@ class PenalisedSAE(SAE):
 
     def penalty(self, recipe: Recipe, first: float) -> Penalty:
         """The weight as it begins; `first` is a guess."""
-        rate, gain = self.steering
+        rate, gain, reward = self.steering
         weight = first if self.sparsity is None else self.sparsity
-        return Penalty(self.l0, weight, rate=min(rate, 1000 * rate / recipe.n_steps), gain=gain)
+        return Penalty(self.l0, weight, rate=min(rate, 1000 * rate / recipe.n_steps), gain=gain, reward=reward)
 
 
 class Penalty:
@@ -68,25 +70,27 @@ class Penalty:
     Args:
         target: codes per row that are wanted, or None for a weight that stays.
         weight: at the beginning.
-        rate, gain: of the rule above.
+        rate, gain, reward: of the rule above.
     """
 
-    def __init__(self, target: float | None, weight: float, *, rate: float, gain: float) -> None:
+    def __init__(self, target: float | None, weight: float, *, rate: float, gain: float, reward: float = 0.0) -> None:
         self.target, self.rate, self.gain = target, rate, gain
         self.weight = self._integral = torch.tensor(weight, dtype=torch.float64)
+        self._reward = torch.tensor(reward, dtype=torch.float64)
 
     def steer(self, l0: Tensor) -> None:
         """Take note of the mean number of codes of a batch."""
         if self.target is not None:
             error = (l0 / self.target).clamp_min(1e-6).log().clamp(-1, 1)
             self._integral = self._integral.to(l0.device) * (self.rate * error).exp()
-            self.weight = self._integral * (self.gain * error).exp()
+            self._reward = self._reward.to(l0.device) * (-self.rate * error).exp()
+            self.weight = self._integral * (self.gain * error).exp() - self._reward * (-error).clamp_min(0)
 
     def state(self) -> dict[str, Any]:
-        return {"weight": self.weight, "integral": self._integral}
+        return {"weight": self.weight, "integral": self._integral, "reward": self._reward}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.weight, self._integral = state["weight"], state["integral"]
+        self.weight, self._integral, self._reward = state["weight"], state["integral"], state["reward"]
 
 
 def first_level(weights: Weights, c: Tensor, l0: float | None, work: Work) -> float:

@@ -126,6 +126,10 @@ class Objective(ABC):
         """Weights with those of its own that are missing, from others and the first batch's centred rows [N, D_in]."""
         return weights
 
+    def outer(self, weights: Weights) -> Weights:
+        """Weights as an encoder reads them, from those that are trained."""
+        return weights
+
     @abstractmethod
     def active(self, c: Tensor, weights: Weights) -> Active:
         """The active codes of centred rows c [N, D_in]."""
