@@ -175,7 +175,7 @@ def test_activations_of_another_model(run: Run, bert: Path, sae: Path, text: Pat
         (("--seed", -1), ("seed", "-1")),
         (("--seed", 10**19), ("seed", "from 0 to")),
         (("--lr", "inf"), ("'lr'", "finite", "inf")),
-        (("--lr", "1e30", "--n-steps", 20), ("no longer finite", "lower its lr")),
+        (("--lr", "1e30", "--n-steps", 20), ("diverged", "Try lr=")),
         (("--device", "cuda:77"), ("'cuda:77'", "there is: cpu")),
         (("--device", "gpu"), ("'gpu'", "there is: cpu")),
     ],

@@ -135,9 +135,9 @@ VARIANTS: dict[str, tuple[Callable[[], Objective], dict[str, Tensor], Callable[[
     "topk, some rectified": (lambda: TopK(20), {}, simple(lambda p: top(p, 20).relu())),
     "abs topk": (lambda: AbsTopK(K), {}, simple(lambda p: torch.where(p.abs() >= p.abs().topk(K, 1).values[:, -1:], p, 0.0))),
     "batch topk": (lambda: BatchTopK(K), {}, simple(lambda p: largest(p, K * len(p)))),
-    "relu": (lambda: ReLU(None, price(), 1.0), {}, l1),
-    "gated": (lambda: Gated(None, price()), GATE, gated),
-    "jumprelu": (lambda: JumpReLU(None, price(), 0.4), THRESHOLD, jump),
+    "relu": (lambda: ReLU(price(), 1.0), {}, l1),
+    "gated": (lambda: Gated(price()), GATE, gated),
+    "jumprelu": (lambda: JumpReLU(price(), 0.4), THRESHOLD, jump),
     "matryoshka": (lambda: Matryoshka(K, WIDTHS), {}, matryoshka),
 }
 
@@ -185,7 +185,7 @@ def test_some_codes_are_rectified_in_these_tests() -> None:
 
 def test_annealed_prices_are_autograds() -> None:
     """The sum of powers is rescaled to the sum itself by a factor that is held fixed."""
-    objective = ReLU(None, price(), 0.2)
+    objective = ReLU(price(), 0.2)
     objective.steer(torch.tensor(1.0), 0.55)
     assert objective.p == pytest.approx(0.6)
     s, w = sample(), weights()

@@ -37,27 +37,26 @@ class GatedSAE(PenalisedSAE):
     """
 
     def objective(self, recipe: Recipe) -> Objective:
-        return Gated(self.l0, self.penalty(recipe, first=1.0))
+        return Gated(self.penalty(recipe, first=1.0))
 
 
 class Gated(Objective):
     """Codes whose gate is open, and a price on how far it is.
 
     Args:
-        l0: codes per row at first.
         penalty: the price.
     """
 
     own: ClassVar[tuple[str, ...]] = ("r_mag", "b_mag")
 
-    def __init__(self, l0: float | None, penalty: Penalty) -> None:
-        self.l0, self.penalty = l0, penalty
+    def __init__(self, penalty: Penalty) -> None:
+        self.penalty = penalty
 
     def begin(self, weights: Weights, c: Tensor) -> Weights:
         if weights.r_mag is not None:
             return weights
         # Of a fit that is gone on with, codes stay what they were: their bias becomes that of the magnitudes.
-        level = 0.0 if weights.b_enc.any() else first_level(weights, c, self.l0, self.work)
+        level = 0.0 if weights.b_enc.any() else first_level(weights, c, self.penalty.first_target, self.work)
         own = {"r_mag": torch.zeros_like(weights.b_enc), "b_mag": weights.b_enc.clone()}
         return weights.given({"b_enc": weights.b_enc - level, **own})
 
@@ -80,7 +79,7 @@ class Gated(Objective):
         return Back(residual, residual, residual, along, to_size * growth + to_gate, own)
 
     def steer(self, l0: Tensor, progress: float) -> None:
-        self.penalty.steer(l0)
+        self.penalty.steer(l0, progress)
 
     def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
         assert weights.r_mag is not None and weights.b_mag is not None

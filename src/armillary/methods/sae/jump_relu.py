@@ -38,13 +38,14 @@ class JumpReLUSAE(PenalisedSAE):
     """
 
     # Thresholds move only where codes lie near them: what drives them up has to be gentle, what brings them down again strong.
-    steering: ClassVar[tuple[float, float, float]] = (0.05, 3.0, 64.0)
+    steering: ClassVar[tuple[float, float, float]] = (0.1, 3.0, 64.0)
+    first_times: ClassVar[float] = 2.0
 
     bandwidth: float = Field(default=0.2, gt=0)
     """Width of the stretch around a threshold whose codes move it, in units of the rows' root-mean-square entry."""
 
     def objective(self, recipe: Recipe) -> Objective:
-        return JumpReLU(self.l0, self.penalty(recipe, first=1.0), self.bandwidth)
+        return JumpReLU(self.penalty(recipe, first=1.0), self.bandwidth)
 
 
 #: Thresholds are at least this, in units of the rows' root-mean-square entry, so that they have a logarithm.
@@ -55,21 +56,20 @@ class JumpReLU(Objective):
     """Codes above their latent's threshold, and a price for each.
 
     Args:
-        l0: codes per row at first.
         penalty: the price.
         bandwidth: of the kernel of the straight-through gradient, epsilon.
     """
 
     own: ClassVar[tuple[str, ...]] = ("threshold",)
 
-    def __init__(self, l0: float | None, penalty: Penalty, bandwidth: float) -> None:
-        self.l0, self.penalty, self.bandwidth = l0, penalty, bandwidth
+    def __init__(self, penalty: Penalty, bandwidth: float) -> None:
+        self.penalty, self.bandwidth = penalty, bandwidth
 
     def begin(self, weights: Weights, c: Tensor) -> Weights:
         """Thresholds are trained by their logarithm, so that a step is a share of them, whatever the size of codes."""
         level = weights.threshold
         if level is None:
-            level = torch.full_like(weights.b_enc, first_level(weights, c, self.l0, self.work))
+            level = torch.full_like(weights.b_enc, first_level(weights, c, self.penalty.first_target, self.work))
         return weights.given({"threshold": level.clamp_min(LEAST).log()})
 
     def outer(self, weights: Weights) -> Weights:
@@ -94,7 +94,7 @@ class JumpReLU(Objective):
         return replace(found, own={"threshold": push.masked_fill_(active.inner.abs() > self.bandwidth / 2, 0)})
 
     def steer(self, l0: Tensor, progress: float) -> None:
-        self.penalty.steer(l0)
+        self.penalty.steer(l0, progress)
 
     def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
         assert weights.threshold is not None

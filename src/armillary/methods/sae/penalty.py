@@ -30,6 +30,8 @@ from armillary.methods.sae.weights import Weights
 
 #: Rows of all ranks from which the first level is chosen.
 ROWS = 256
+#: Share of the training at which the wanted number is aimed at.
+SETTLED = 0.5
 #: Share of the latents that fire at first where no number is wanted.
 FIRST_SHARE = 0.05
 
@@ -43,6 +45,8 @@ class PenalisedSAE(SAE):
 
     #: Rate, gain and first reward of the rule above. A price on size works through weights that have to move first, and needs no reward.
     steering: ClassVar[tuple[float, float, float]] = (0.05, 2.0, 0.0)
+    #: How many times the wanted number of codes fire at first; it is reached halfway through the training.
+    first_times: ClassVar[float] = 1.0
 
     l0: float | None = Field(default=None, gt=0)
     """Codes that shall fire for each row, on average; the penalty is steered to it."""
@@ -61,7 +65,10 @@ class PenalisedSAE(SAE):
         """The weight as it begins; `first` is a guess."""
         rate, gain, reward = self.steering
         weight = first if self.sparsity is None else self.sparsity
-        return Penalty(self.l0, weight, rate=min(rate, 1000 * rate / recipe.n_steps), gain=gain, reward=reward)
+        rate = min(rate, 1000 * rate / recipe.n_steps)
+        return Penalty(
+            self.l0, weight, rate=rate, gain=gain, reward=reward, times=min(self.first_times, self.n_features / (2 * (self.l0 or 1)))
+        )
 
 
 class Penalty:
@@ -71,17 +78,24 @@ class Penalty:
         target: codes per row that are wanted, or None for a weight that stays.
         weight: at the beginning.
         rate, gain, reward: of the rule above.
+        times: how many times the target is aimed at in the beginning.
     """
 
-    def __init__(self, target: float | None, weight: float, *, rate: float, gain: float, reward: float = 0.0) -> None:
-        self.target, self.rate, self.gain = target, rate, gain
+    def __init__(self, target: float | None, weight: float, *, rate: float, gain: float, reward: float = 0.0, times: float = 1.0) -> None:
+        self.target, self.rate, self.gain, self.times = target, rate, gain, max(1.0, times)
         self.weight = self._integral = torch.tensor(weight, dtype=torch.float64)
         self._reward = torch.tensor(reward, dtype=torch.float64)
 
-    def steer(self, l0: Tensor) -> None:
-        """Take note of the mean number of codes of a batch."""
+    @property
+    def first_target(self) -> float | None:
+        """What is aimed at in the beginning."""
+        return None if self.target is None else self.target * self.times
+
+    def steer(self, l0: Tensor, progress: float) -> None:
+        """Take note of the mean number of codes of a batch; `progress` is the share of the training that is done."""
         if self.target is not None:
-            error = (l0 / self.target).clamp_min(1e-6).log().clamp(-1, 1)
+            aim = self.target * self.times ** max(0.0, 1 - progress / SETTLED)
+            error = (l0 / aim).clamp_min(1e-6).log().clamp(-1, 1)
             self._integral = self._integral.to(l0.device) * (self.rate * error).exp()
             self._reward = self._reward.to(l0.device) * (-self.rate * error).exp()
             self.weight = self._integral * (self.gain * error).exp() - self._reward * (-error).clamp_min(0)

@@ -48,20 +48,19 @@ class ReLUSAE(PenalisedSAE):
     """Power of the codes in the penalty at the end of training; below 1, such as 0.2, it falls to that (p-annealing)."""
 
     def objective(self, recipe: Recipe) -> Objective:
-        return ReLU(self.l0, self.penalty(recipe, first=1.0), self.p_end)
+        return ReLU(self.penalty(recipe, first=1.0), self.p_end)
 
 
 class ReLU(Objective):
     """All positive codes, and a price on their size.
 
     Args:
-        l0: codes per row at first.
         penalty: the price.
         p_end: the power at the end.
     """
 
-    def __init__(self, l0: float | None, penalty: Penalty, p_end: float) -> None:
-        self.l0, self.penalty, self.p_end = l0, penalty, p_end
+    def __init__(self, penalty: Penalty, p_end: float) -> None:
+        self.penalty, self.p_end = penalty, p_end
         self._progress = 0.0
 
     @property
@@ -74,7 +73,7 @@ class ReLU(Objective):
     def begin(self, weights: Weights, c: Tensor) -> Weights:
         if weights.b_enc.any():  # of a fit that is gone on with
             return weights
-        return weights.given({"b_enc": weights.b_enc - first_level(weights, c, self.l0, self.work)})
+        return weights.given({"b_enc": weights.b_enc - first_level(weights, c, self.penalty.first_target, self.work)})
 
     def active(self, c: Tensor, weights: Weights) -> Active:
         value, row, latent = entries_above(c, weights.W_enc, weights.b_enc, 0.0, bf16=self.bf16)
@@ -96,7 +95,7 @@ class ReLU(Objective):
 
     def steer(self, l0: Tensor, progress: float) -> None:
         self._progress = progress
-        self.penalty.steer(l0)
+        self.penalty.steer(l0, progress)
 
     def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
         return ThresholdEncoder(weights.W_enc, weights.b_enc, center, torch.zeros_like(weights.b_enc))
