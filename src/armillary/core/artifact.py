@@ -70,19 +70,30 @@ def save(value: Any, path: str | os.PathLike[str], *, log: list[dict[str, Any]] 
         OutputExistsError: the folder holds something already.
         DiskFullError: nothing is left behind in that case.
     """
-    target = Path(path)
+    with appearing(Path(path)) as scratch:
+        _write_folder(scratch, value, log or [])
+    return Path(path)
+
+
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """A scratch folder beside `target`; it takes the target's place whole at the end, or vanishes after an error.
+
+    Raises:
+        OutputExistsError: the target holds something already.
+        DiskFullError: nothing is left behind in that case.
+    """
     refuse_existing(target)
     scratch = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
     try:
         with writing(scratch):
             scratch.mkdir(parents=True)
-            _write_folder(scratch, value, log or [])
+            yield scratch
             if target.exists():
                 target.rmdir()
             os.replace(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return target
 
 
 def _write_folder(folder: Path, value: Any, log: list[dict[str, Any]]) -> None:

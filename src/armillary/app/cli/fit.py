@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import click
 
@@ -227,18 +224,14 @@ def _run(
 
 def _save(found: Mapping[str, Decomposition], out: Path) -> None:
     """Write every fit to its folder below OUT, which appears whole or not at all."""
+    from armillary.core.artifact import appearing
+
     if list(found) == [""]:
         found[""].save(out)
         return
-    scratch = out.with_name(f".{out.name}.{uuid4().hex[:8]}")
-    try:
+    with appearing(out) as scratch:
         for name, fit in found.items():
             fit.save(scratch / name)
-        if out.exists():  # and empty, as was checked
-            out.rmdir()
-        os.replace(scratch, out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _split(rows: StoredRows, held_out: float) -> StoredRows:

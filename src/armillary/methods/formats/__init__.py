@@ -9,11 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from armillary.errors import InputError, unknown
 
@@ -71,24 +69,15 @@ def save(fit: Decomposition, path: str | os.PathLike[str], tool: str) -> Path:
         CapabilityError: the tool has no place for such a fit.
         DiskFullError: nothing is left behind in that case.
     """
-    from armillary.core.artifact import refuse_existing, writing
+    from armillary.core.artifact import appearing
     from armillary.methods.formats.self_test import check, write
 
     target = Path(path)
     module = _module(_known(tool, WRITTEN))
-    refuse_existing(target)
-    scratch = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
-    try:
-        with writing(scratch):
-            scratch.mkdir(parents=True)
-            module.save(fit, scratch)
-            write(fit, scratch)
-            check(module.load(scratch), scratch)
-            if target.exists():
-                target.rmdir()
-            os.replace(scratch, target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with appearing(target) as scratch:
+        module.save(fit, scratch)
+        write(fit, scratch)
+        check(module.load(scratch), scratch)
     return target
 
 

@@ -11,8 +11,7 @@ Letters: N rows, D_in width of what is read, M latents, E codes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from armillary.core.encoders import Encoder
 from armillary.methods.sae.encoders import GatedEncoder
 from armillary.methods.sae.kernels import entries_above
-from armillary.methods.sae.penalty import PenalisedSAE, Penalty, first_level
+from armillary.methods.sae.penalty import PenalisedSAE, Penalty, PricedObjective, first_level
 from armillary.methods.sae.step import Active, Back, Objective
 from armillary.methods.sae.trainer import Recipe
 from armillary.methods.sae.weights import Weights
@@ -40,7 +39,7 @@ class GatedSAE(PenalisedSAE):
         return Gated(self.penalty(recipe, first=1.0))
 
 
-class Gated(Objective):
+class Gated(PricedObjective):
     """Codes whose gate is open, and a price on how far it is.
 
     Args:
@@ -78,18 +77,6 @@ class Gated(Objective):
         own = {"b_enc": to_gate, "b_mag": to_size, "r_mag": to_size * grown}
         return Back(residual, residual, residual, along, to_size * growth + to_gate, own)
 
-    def steer(self, l0: Tensor, progress: float) -> None:
-        self.penalty.steer(l0, progress)
-
     def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
         assert weights.r_mag is not None and weights.b_mag is not None
         return GatedEncoder(weights.W_enc, weights.b_enc, center, weights.r_mag, weights.b_mag)
-
-    def record(self) -> dict[str, Any]:
-        return {"sparsity": float(self.penalty.weight)}
-
-    def state(self) -> dict[str, Any]:
-        return self.penalty.state()
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.penalty.load(state)

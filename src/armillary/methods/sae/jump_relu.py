@@ -10,9 +10,8 @@ Letters: N rows, D_in width of what is read, M latents, E codes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 from pydantic import Field
@@ -21,7 +20,7 @@ from torch import Tensor
 from armillary.core.encoders import Encoder
 from armillary.methods.sae.encoders import ThresholdEncoder
 from armillary.methods.sae.kernels import entries_above
-from armillary.methods.sae.penalty import PenalisedSAE, Penalty, first_level
+from armillary.methods.sae.penalty import PenalisedSAE, Penalty, PricedObjective, first_level
 from armillary.methods.sae.step import Active, Back, Objective
 from armillary.methods.sae.trainer import Recipe
 from armillary.methods.sae.weights import Weights
@@ -52,7 +51,7 @@ class JumpReLUSAE(PenalisedSAE):
 LEAST = 1e-3
 
 
-class JumpReLU(Objective):
+class JumpReLU(PricedObjective):
     """Codes above their latent's threshold, and a price for each.
 
     Args:
@@ -93,18 +92,6 @@ class JumpReLU(Objective):
         push = -(theta * to_code + price) / self.bandwidth * theta  # the last factor for the logarithm
         return replace(found, own={"threshold": push.masked_fill_(active.inner.abs() > self.bandwidth / 2, 0)})
 
-    def steer(self, l0: Tensor, progress: float) -> None:
-        self.penalty.steer(l0, progress)
-
     def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
         assert weights.threshold is not None
         return ThresholdEncoder(weights.W_enc, weights.b_enc, center, weights.threshold)
-
-    def record(self) -> dict[str, Any]:
-        return {"sparsity": float(self.penalty.weight)}
-
-    def state(self) -> dict[str, Any]:
-        return self.penalty.state()
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.penalty.load(state)

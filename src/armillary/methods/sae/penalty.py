@@ -25,6 +25,7 @@ from armillary.core import distributed
 from armillary.core.onednn import linear
 from armillary.methods.sae.fit import SAE
 from armillary.methods.sae.ranks import ByLatents, Work
+from armillary.methods.sae.step import Objective
 from armillary.methods.sae.trainer import Recipe
 from armillary.methods.sae.weights import Weights
 
@@ -105,6 +106,24 @@ class Penalty:
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.weight, self._integral, self._reward = state["weight"], state["integral"], state["reward"]
+
+
+class PricedObjective(Objective):
+    """What is minimised holds a price on codes. Abstract; subclasses set `penalty`."""
+
+    penalty: Penalty
+
+    def steer(self, l0: Tensor, progress: float) -> None:
+        self.penalty.steer(l0, progress)
+
+    def record(self) -> dict[str, Any]:
+        return {"sparsity": float(self.penalty.weight)}
+
+    def state(self) -> dict[str, Any]:
+        return self.penalty.state()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.penalty.load(state)
 
 
 def first_level(weights: Weights, c: Tensor, l0: float | None, work: Work) -> float:

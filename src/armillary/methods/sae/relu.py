@@ -23,7 +23,7 @@ from armillary.core import distributed
 from armillary.core.encoders import Encoder
 from armillary.methods.sae.encoders import ThresholdEncoder
 from armillary.methods.sae.kernels import entries_above
-from armillary.methods.sae.penalty import PenalisedSAE, Penalty, first_level
+from armillary.methods.sae.penalty import PenalisedSAE, Penalty, PricedObjective, first_level
 from armillary.methods.sae.step import Active, Back, Objective
 from armillary.methods.sae.trainer import Recipe
 from armillary.methods.sae.weights import Weights
@@ -51,7 +51,7 @@ class ReLUSAE(PenalisedSAE):
         return ReLU(self.penalty(recipe, first=1.0), self.p_end)
 
 
-class ReLU(Objective):
+class ReLU(PricedObjective):
     """All positive codes, and a price on their size.
 
     Args:
@@ -95,17 +95,14 @@ class ReLU(Objective):
 
     def steer(self, l0: Tensor, progress: float) -> None:
         self._progress = progress
-        self.penalty.steer(l0, progress)
+        super().steer(l0, progress)
 
     def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
         return ThresholdEncoder(weights.W_enc, weights.b_enc, center, torch.zeros_like(weights.b_enc))
 
-    def record(self) -> dict[str, Any]:
-        return {"sparsity": float(self.penalty.weight)}
-
     def state(self) -> dict[str, Any]:
-        return {"progress": self._progress, **self.penalty.state()}
+        return {"progress": self._progress, **super().state()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self._progress = state["progress"]
-        self.penalty.load(state)
+        super().load(state)
