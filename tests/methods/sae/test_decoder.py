@@ -52,6 +52,23 @@ def test_gradients_of_parameters_are_autograds(name: str) -> None:
         torch.testing.assert_close(found[key], part, rtol=1e-9, atol=1e-10, msg=key)
 
 
+def test_free_rows_scale_whatever_is_measured_in_the_units_of_codes() -> None:
+    """Gradients of a gate's bias and of the norms are autograd's; a threshold is scaled, and leaves the norms alone."""
+    decoder, own = FreeRows(), {"b_mag": draw(M, seed=8), "threshold": draw(M, seed=9).abs()}
+    parameters, upstream = {**moved(decoder), **own}, Weights(*(draw(*s, seed=20 + i) for i, s in enumerate(((M, D), (M,), (M, D), (D,)))))
+    upstream = upstream.given({"b_mag": draw(M, seed=24), "threshold": draw(M, seed=25)})
+    free = {key: part.clone().requires_grad_() for key, part in parameters.items()}
+    with torch.enable_grad():
+        weights = decoder.weights(free)
+        named = {**weights.named(), "threshold": free["threshold"] * free["W_dec"].norm(dim=1).detach()}
+        loss = torch.stack([(named[key] * part).sum() for key, part in upstream.named().items()]).sum()
+    torch.testing.assert_close(weights.threshold, named["threshold"])
+    wanted = dict(zip(free, torch.autograd.grad(loss, free.values()), strict=True))
+    found = decoder.gradient(parameters, decoder.weights(parameters), upstream)
+    for key, part in wanted.items():
+        torch.testing.assert_close(found[key], part, rtol=1e-9, atol=1e-10, msg=key)
+
+
 def test_free_rows_are_counted_by_what_they_add() -> None:
     parameters = moved(FreeRows())
     longer = {**parameters, "W_dec": parameters["W_dec"] * 3}

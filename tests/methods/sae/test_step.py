@@ -13,7 +13,7 @@ from armillary.methods.sae.abs_topk import AbsTopK
 from armillary.methods.sae.auxk import Dead, add_auxk
 from armillary.methods.sae.batch_topk import BatchTopK
 from armillary.methods.sae.gated import Gated
-from armillary.methods.sae.jump_relu import JumpReLU
+from armillary.methods.sae.jump_relu import UNIT, JumpReLU
 from armillary.methods.sae.matryoshka import Matryoshka
 from armillary.methods.sae.penalty import Penalty
 from armillary.methods.sae.ranks import ByRows
@@ -105,11 +105,12 @@ class Jump(torch.autograd.Function):
 
 
 def jump(s: Sample, w: Weights) -> Tensor:
-    """Thresholds are trained by their logarithm."""
+    """Thresholds are trained in units of their own, and the kernel is as wide as a share of them."""
     assert w.threshold is not None
-    p, theta = pre(s, w), w.threshold.exp()
-    counted = Jump.apply(p, theta, 0.4, True)
-    return squared(rebuilt(Jump.apply(p, theta, 0.4, False), s, w), s) + PRICE * counted.sum() / SIZE
+    p, theta = pre(s, w), w.threshold * UNIT
+    width = 0.4 * theta.detach()
+    counted = Jump.apply(p, theta, width, True)
+    return squared(rebuilt(Jump.apply(p, theta, width, False), s, w), s) + PRICE * counted.sum() / SIZE
 
 
 WIDTHS = (3, 11, M)
@@ -125,11 +126,11 @@ def matryoshka(s: Sample, w: Weights) -> Tensor:
 
 
 def price() -> Penalty:
-    return Penalty(None, PRICE, rate=0.0, gain=0.0)
+    return Penalty(None, PRICE)
 
 
 GATE = {"r_mag": 0.3 * draw(M, seed=5), "b_mag": 0.2 * draw(M, seed=6)}
-THRESHOLD = {"threshold": (draw(M, seed=5).abs() / 2).log()}
+THRESHOLD = {"threshold": draw(M, seed=5).abs() / 2 / UNIT}
 VARIANTS: dict[str, tuple[Callable[[], Objective], dict[str, Tensor], Callable[[Sample, Weights], Tensor]]] = {
     "topk": (lambda: TopK(K), {}, simple(lambda p: top(p, K).relu())),
     "topk, some rectified": (lambda: TopK(20), {}, simple(lambda p: top(p, 20).relu())),

@@ -15,7 +15,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from armillary.methods.sae.weights import Weights, normalise
+from armillary.methods.sae.weights import OF_CODES, Weights, normalise, unit_rows
 
 #: Rows of a gradient that are projected at once, few enough to stay in cache.
 PROJECTED_ROWS = 1024
@@ -75,20 +75,22 @@ class UnitRows(Decoder):
 class FreeRows(Decoder):
     """Rows of any norm n. A code counts as n times itself, over a row of norm 1, so that no penalty is evaded by growing rows.
 
-    With u = W_dec / n the step's weights are n W_enc, n b_enc and u.
+    With u = W_dec / n the step's weights are n W_enc, u, and n times whatever is measured in the units of codes.
     """
 
     def weights(self, parameters: Parameters) -> Weights:
-        norm = _norms(parameters["W_dec"])  # [M, 1]
-        enc = {"W_enc": parameters["W_enc"] * norm, "b_enc": parameters["b_enc"] * norm[:, 0]}
-        return Weights(**{**parameters, **enc, "W_dec": parameters["W_dec"] / norm})
+        return unit_rows(Weights(**parameters))
 
     def gradient(self, parameters: Parameters, weights: Weights, gradient: Weights) -> Parameters:
-        norm = _norms(parameters["W_dec"])  # [M, 1]
-        to_norm = torch.linalg.vecdot(gradient.W_enc, parameters["W_enc"]) + gradient.b_enc * parameters["b_enc"]  # [M]
+        norm, found = _norms(parameters["W_dec"]), gradient.named()  # [M, 1]
+        of_codes = [name for name in OF_CODES if name in found]
+        # A threshold has no say in the norm: as it grows with the codes, which of them fire stays the same.
+        to_norm = torch.linalg.vecdot(gradient.W_enc, parameters["W_enc"])  # [M]
+        for name in of_codes:
+            to_norm += found[name] * parameters[name] if name != "threshold" else 0
         project_off(gradient.W_dec, weights.W_dec)
         d_W_dec = torch.addcmul(gradient.W_dec / norm, weights.W_dec, to_norm[:, None])
-        return {**gradient.named(), "W_enc": gradient.W_enc * norm, "b_enc": gradient.b_enc * norm[:, 0], "W_dec": d_W_dec}
+        return {**found, **{name: found[name] * norm[:, 0] for name in of_codes}, "W_enc": gradient.W_enc * norm, "W_dec": d_W_dec}
 
     def settle(self, parameters: Parameters) -> None:
         pass

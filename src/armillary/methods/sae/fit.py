@@ -34,7 +34,7 @@ from armillary.methods.sae.frame import Frame, Side
 from armillary.methods.sae.ranks import ByLatents, Work
 from armillary.methods.sae.step import Objective, Sample
 from armillary.methods.sae.trainer import Recipe, Trainer
-from armillary.methods.sae.weights import Weights, random_weights, unit_rows
+from armillary.methods.sae.weights import ENCODER_NORM, Weights, random_weights, unit_rows
 
 
 class SAE(Method):
@@ -46,6 +46,8 @@ class SAE(Method):
     can_go_on: ClassVar[bool] = True
     #: Whether codes are kept and atoms stretched when the coordinates of training are left; else atoms keep norm 1.
     keeps_codes: ClassVar[bool] = False
+    #: Norms at which rows of the encoder and the decoder begin, where they are free.
+    free_norms: ClassVar[tuple[float, float]] = (ENCODER_NORM, 1.0)
 
     n_features: int = Field(ge=1)
     """Latents: features of the dictionary."""
@@ -289,7 +291,8 @@ class SAEFit(Consumer):
         return objective
 
     def _first_weights(self) -> Weights:
-        weights = random_weights(self.method.n_features, self.d_in, None if self.is_own else self.d, seed=self.seed)
+        norms = self.method.free_norms if self.method.decoder_norm == "free" else (ENCODER_NORM, 1.0)
+        weights = random_weights(self.method.n_features, self.d_in, None if self.is_own else self.d, seed=self.seed, norms=norms)
         return weights.given({"W_skip": torch.zeros(self.d_in, self.d)}) if self.method.skip else weights
 
     def _moved(self, run: Run, device: torch.device) -> Run:

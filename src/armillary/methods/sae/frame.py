@@ -20,7 +20,7 @@ from torch import Tensor
 
 from armillary.core import distributed
 from armillary.core.moments import Moments
-from armillary.methods.sae.weights import Weights
+from armillary.methods.sae.weights import OF_CODES, Weights
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Frame:
         g = self.unit
         center = self.read.mean + inner.b_dec / self.read.scale if self.is_own else self.read.mean
         weights = inner.given(
-            {name: tensor / g for name, tensor in inner.named().items() if name in ("b_enc", "threshold", "b_mag")}
+            {name: tensor / g for name, tensor in inner.named().items() if name in OF_CODES}
             | {"W_enc": inner.W_enc * (self.read.scale / g), "W_dec": inner.W_dec / (self.built.scale / g)}
             | {"b_dec": self.built.mean + inner.b_dec / self.built.scale}
         )

@@ -35,8 +35,10 @@ class GatedSAE(PenalisedSAE):
         InputError: l0 and sparsity are both given, or neither.
     """
 
+    rule: ClassVar[type[Penalty]] = Penalty
+
     def objective(self, recipe: Recipe) -> Objective:
-        return Gated(self.penalty(recipe, first=1.0))
+        return Gated(self.penalty(recipe))
 
 
 class Gated(PricedObjective):

@@ -11,16 +11,17 @@ Letters: N rows, D_in width of what is read, M latents, E codes.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from armillary.core.encoders import Encoder
+from armillary.methods.sae.decoder import Parameters
 from armillary.methods.sae.encoders import ThresholdEncoder
 from armillary.methods.sae.kernels import entries_above
-from armillary.methods.sae.penalty import PenalisedSAE, Penalty, PricedObjective, first_level
+from armillary.methods.sae.penalty import PenalisedSAE, Penalty, PricedObjective, Tariff, first_level
 from armillary.methods.sae.step import Active, Back, Objective
 from armillary.methods.sae.trainer import Recipe
 from armillary.methods.sae.weights import Weights
@@ -36,19 +37,25 @@ class JumpReLUSAE(PenalisedSAE):
         InputError: l0 and sparsity are both given, or neither.
     """
 
-    # Thresholds move only where codes lie near them: what drives them up has to be gentle, what brings them down again strong.
-    steering: ClassVar[tuple[float, float, float]] = (0.1, 3.0, 64.0)
-    first_times: ClassVar[float] = 2.0
+    # Latents begin small, many of them firing, and grow with their use while thresholds rise: so each finds a part of its own. From rows
+    # of norm 1, or from few codes, most settle on sums of parts.
+    rule: ClassVar[type[Penalty]] = Tariff
+    first_times: ClassVar[float] = 6.0
+    free_norms: ClassVar[tuple[float, float]] = (0.4, 0.4)
 
-    bandwidth: float = Field(default=0.2, gt=0)
-    """Width of the stretch around a threshold whose codes move it, in units of the rows' root-mean-square entry."""
+    decoder_norm: Literal["unit", "free"] = "free"
+    """Train the norms of the atoms too, which recovers more, or hold them at norm 1."""
+    bandwidth: float = Field(default=0.3, gt=0, le=2)
+    """Width of the stretch around a threshold whose codes move it, as a share of the threshold."""
 
     def objective(self, recipe: Recipe) -> Objective:
-        return JumpReLU(self.penalty(recipe, first=1.0), self.bandwidth)
+        return JumpReLU(self.penalty(recipe), self.bandwidth)
 
 
-#: Thresholds are at least this, in units of the rows' root-mean-square entry, so that they have a logarithm.
-LEAST = 1e-3
+#: Thresholds are at least this, in units of the rows' root-mean-square entry.
+LEAST = 1e-4
+#: Thresholds are trained in these units, so that Adam, whose steps have one size, moves them faster than the weights that lag behind.
+UNIT = 6.0
 
 
 class JumpReLU(PricedObjective):
@@ -56,7 +63,7 @@ class JumpReLU(PricedObjective):
 
     Args:
         penalty: the price.
-        bandwidth: of the kernel of the straight-through gradient, epsilon.
+        bandwidth: of the kernel of the straight-through gradient, epsilon / theta.
     """
 
     own: ClassVar[tuple[str, ...]] = ("threshold",)
@@ -65,33 +72,42 @@ class JumpReLU(PricedObjective):
         self.penalty, self.bandwidth = penalty, bandwidth
 
     def begin(self, weights: Weights, c: Tensor) -> Weights:
-        """Thresholds are trained by their logarithm, so that a step is a share of them, whatever the size of codes."""
         level = weights.threshold
         if level is None:
             level = torch.full_like(weights.b_enc, first_level(weights, c, self.penalty.first_target, self.work))
-        return weights.given({"threshold": level.clamp_min(LEAST).log()})
+        return weights.given({"threshold": level.clamp_min(LEAST) / UNIT})
 
     def outer(self, weights: Weights) -> Weights:
-        assert weights.threshold is not None
-        return weights.given({"threshold": weights.threshold.exp()})
+        return weights.given({"threshold": _theta(weights)})
+
+    def settle(self, parameters: Parameters) -> None:
+        parameters["threshold"].clamp_min_(LEAST / UNIT)
 
     def active(self, c: Tensor, weights: Weights) -> Active:
-        assert weights.threshold is not None
-        theta, below = weights.threshold.exp(), self.bandwidth / 2  # codes so far below their threshold still move it
-        above, row, latent = entries_above(c, weights.W_enc, weights.b_enc - theta, -below, bf16=self.bf16)  # [E] p - theta
+        theta = _theta(weights)
+        below = theta * (self.bandwidth / 2)  # codes so far below their threshold still move it
+        near, row, latent = entries_above(c, weights.W_enc, weights.b_enc - theta + below, 0.0, bf16=self.bf16)
+        above = near - below[latent]  # [E] p - theta
         value = (above + theta[latent]).masked_fill_(above <= 0, 0)
         return Active.of_entries(value, latent, row, len(c), inner=above)
 
     def back(self, active: Active, base: Tensor, weights: Weights, size: int) -> Back:
-        assert active.inner is not None and weights.threshold is not None
+        assert active.inner is not None
         found = super().back(active, base, weights, size)
         to_code = found.along * (2 / size)  # [E] dL/da, also of codes that are 0
         # da/dtheta = -(theta / eps) K((p - theta) / eps) and d[p > theta]/dtheta = -(1 / eps) K(...), K = 1 on [-1/2, 1/2] (eq. 11, 12)
         price = (self.penalty.weight / size).to(to_code)
-        theta = weights.threshold.exp()[active.latent]
-        push = -(theta * to_code + price) / self.bandwidth * theta  # the last factor for the logarithm
-        return replace(found, own={"threshold": push.masked_fill_(active.inner.abs() > self.bandwidth / 2, 0)})
+        theta = _theta(weights)[active.latent]
+        eps = self.bandwidth * theta
+        push = -(theta * to_code + price) / eps * UNIT
+        return replace(found, own={"threshold": push.masked_fill_(active.inner.abs() > eps / 2, 0)})
 
     def encoder(self, weights: Weights, center: Tensor, threshold: float) -> Encoder:
         assert weights.threshold is not None
         return ThresholdEncoder(weights.W_enc, weights.b_enc, center, weights.threshold)
+
+
+def _theta(weights: Weights) -> Tensor:
+    """[M] thresholds in the units of codes."""
+    assert weights.threshold is not None
+    return weights.threshold * UNIT

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from pydantic import Field
@@ -44,11 +44,13 @@ class ReLUSAE(PenalisedSAE):
         InputError: l0 and sparsity are both given, or neither.
     """
 
+    rule: ClassVar[type[Penalty]] = Penalty
+
     p_end: float = Field(default=1.0, gt=0, le=1)
     """Power of the codes in the penalty at the end of training; below 1, such as 0.2, it falls to that (p-annealing)."""
 
     def objective(self, recipe: Recipe) -> Objective:
-        return ReLU(self.penalty(recipe, first=1.0), self.p_end)
+        return ReLU(self.penalty(recipe), self.p_end)
 
 
 class ReLU(PricedObjective):

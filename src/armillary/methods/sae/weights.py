@@ -15,6 +15,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+#: What is measured in the units of codes.
+OF_CODES = ("b_enc", "threshold", "b_mag")
 #: Norm of a row of the encoder at the start, for decoder rows of norm 1: the norm torch's linear layer starts with.
 ENCODER_NORM = 1 / math.sqrt(3)
 
@@ -60,32 +62,31 @@ class Weights:
         return Weights(**{name: tensor.to(device, dtype, copy=copy) for name, tensor in self.named().items()})
 
 
-def random_weights(m: int, d_in: int, d: int | None = None, *, seed: int) -> Weights:
+def random_weights(m: int, d_in: int, d: int | None = None, *, seed: int, norms: tuple[float, float] = (ENCODER_NORM, 1.0)) -> Weights:
     """Decoder rows uniform on the sphere, no biases; the same on every rank.
 
-    The encoder is the decoder's scaled copy where rows are rebuilt from themselves, else a draw of its own with rows of the same norm.
+    The encoder is the decoder's scaled copy where rows are rebuilt from themselves, else a draw of its own.
 
     Args:
         m: latents.
         d_in: width of what is read.
         d: width of what is rebuilt, where that is something else.
         seed: of the draw.
+        norms: of the encoder's and the decoder's rows.
     """
     generator = torch.Generator().manual_seed(seed)
     W_dec = torch.randn(m, d_in if d is None else d, generator=generator)  # [M, D]
-    normalise(W_dec)
-    W_enc = W_dec * ENCODER_NORM
-    if d is not None:
-        W_enc = torch.randn(m, d_in, generator=generator)
-        normalise(W_enc)
-        W_enc *= ENCODER_NORM
+    W_enc = W_dec.clone() if d is None else torch.randn(m, d_in, generator=generator)
+    for rows, norm in zip((W_enc, W_dec), norms, strict=True):
+        normalise(rows)
+        rows.mul_(norm)
     return Weights(W_enc, torch.zeros(m), W_dec, torch.zeros(W_dec.shape[1]))
 
 
 def unit_rows(weights: Weights) -> Weights:
     """The same function with decoder rows of norm 1: what multiplies them moves into the codes."""
     norm = weights.W_dec.norm(dim=1).clamp_min(torch.finfo(weights.W_dec.dtype).tiny)  # [M]
-    scaled = {name: tensor * norm for name, tensor in weights.named().items() if name in ("b_enc", "threshold", "b_mag")}
+    scaled = {name: tensor * norm for name, tensor in weights.named().items() if name in OF_CODES}
     return weights.given({**scaled, "W_enc": weights.W_enc * norm[:, None], "W_dec": weights.W_dec / norm[:, None]})
 
 
