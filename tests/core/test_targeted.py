@@ -199,6 +199,31 @@ def test_what_cannot_lie_side_by_side_is_refused(acts: Any, tmp_path: Path) -> N
         SideBySide(First(acts["mlp_in.1"]), First(other))
 
 
+def test_ids_without_text_are_compared_themselves() -> None:
+    one, other = (arm.Tokens.of_ids([ids]) for ids in ([1, 2, 3], [7, 8, 9]))
+
+    class Known(TensorRows):
+        def __init__(self, tokens: Any) -> None:
+            super().__init__(torch.zeros(3, 2))
+            self.known = tokens
+
+        @property
+        def tokens(self) -> Any:
+            return self.known
+
+    assert SideBySide(Known(one), Known(arm.Tokens.of_ids([[1, 2, 3]]))).n_rows == 3
+    with pytest.raises(MismatchError, match="different tokens"):
+        SideBySide(Known(one), Known(other))
+
+
+def test_numbers_of_stretches_may_be_numpys(acts: Any) -> None:
+    rows = acts[["mlp_in.1", "mlp_out.1"]]
+    task = Targeted.of(rows, inputs=np.int64(0), targets=np.int64(1))
+    assert (task.inputs, task.targets) == ((0,), (1,))
+    with pytest.raises(InputError, match="got True"):
+        Targeted.of(rows, inputs=True)
+
+
 def test_one_site_has_no_shares() -> None:
     with pytest.raises(InputError, match="writes to one site"):
         arm.inspect.site_shares(arm.TopKSAE(**SMALL).fit(draw()))

@@ -160,6 +160,10 @@ class _Checkpoint:
             raise MismatchError(
                 f"checkpoint {self.path} belongs to the run {state['identity']}, not to {self.identity}; delete it or name another"
             )
+        if state["world"] != distributed.world():
+            raise MismatchError(
+                f"checkpoint {self.path} is of {state['world']} ranks, and {distributed.world()} are running; start as many, or delete it"
+            )
         for consumer, part in zip(self.consumers, state["states"], strict=True):
             consumer.load(part)
         return {state["pass"]: state["done"]}
@@ -176,7 +180,8 @@ class _Checkpoint:
         states: list[Any] = [dict(consumer.state()) for consumer in self.consumers]
         kinds = [type(consumer).__name__ for consumer in self.consumers]
         fresh = self.path.with_name(f"{self.path.name}.next")
-        write_state(fresh, {"kinds": kinds, "identity": self.identity, "pass": key, "done": done, "states": states})
+        about = {"kinds": kinds, "identity": self.identity, "world": distributed.world()}
+        write_state(fresh, {**about, "pass": key, "done": done, "states": states})
         distributed.largest(0)  # every rank has written before any replaces, so a killed run leaves checkpoints of one batch
         os.replace(fresh, self.path)
         self._written = time.monotonic()

@@ -96,5 +96,8 @@ def _check_tokens(parts: Sequence[IndexedRows]) -> None:
 
 
 def _same_text(one: Tokens, other: Tokens) -> bool:
-    """Whether rows stand at the same places of the same texts."""
-    return np.array_equal(one.span[one.rows], other.span[other.rows])
+    """Whether rows stand at the same places of the same texts, or, of tokens without text, are the same ids."""
+    if not (one.documents and other.documents):
+        return np.array_equal(one.ids[one.rows], other.ids[other.rows])
+    texts = [[document.sha256 for document in tokens.documents] for tokens in (one, other)]
+    return texts[0] == texts[1] and np.array_equal(one.span[one.rows], other.span[other.rows])

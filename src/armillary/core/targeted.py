@@ -5,9 +5,10 @@ Targeted.of(acts[["mlp_in.6", "mlp_out.6"]], inputs="mlp_in.6", targets="mlp_out
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from armillary.core.site import Site
 from armillary.errors import InputError, unknown
 
 #: One site of some rows: its spelling, itself, or the number of its stretch of columns from the left.
-Which = str | Site | int
+Which = str | Site | SupportsIndex
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,17 @@ class Targeted:
 
 
 def _stretches(rows: Rows, wanted: Which | Sequence[Which]) -> tuple[int, ...]:
-    several = [wanted] if isinstance(wanted, str | Site | int) else list(wanted)
+    several = [wanted] if isinstance(wanted, str | Site | SupportsIndex) else list(wanted)
     if not several:
         raise InputError("at least one site is needed, got none")
     return tuple(_stretch(rows, one) for one in several)
 
 
 def _stretch(rows: Rows, wanted: Which) -> int:
-    if isinstance(wanted, int):
+    if isinstance(wanted, bool):
+        raise InputError(f"a site or the number of a stretch of columns is needed, got {wanted}")
+    if isinstance(wanted, SupportsIndex):
+        wanted = operator.index(wanted)
         if not 0 <= wanted < len(rows.layout):
             raise InputError(f"stretch {wanted} is out of range: the rows hold {len(rows.layout)} sites, 0 to {len(rows.layout) - 1}")
         return wanted

@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from armillary.errors import CapabilityError, CorruptFileError, InputError, UnknownNameError
@@ -211,3 +213,59 @@ def test_one_head_is_read_and_written_as_one(tmp_path: Path) -> None:
 def test_a_half_precision_fit_is_written(tmp_path: Path) -> None:
     fit = formats.load(GOLDEN / "saelens_topk").to(dtype=torch.bfloat16)
     formats.load(formats.save(fit, tmp_path / "out", "saelens"))
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02}q\x00X\x05\x00", b"\x80\x02.", b"\x80\x02h\x05."])
+def test_a_garbled_pickle(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "ae.pt").write_bytes(content)
+    with pytest.raises(CorruptFileError, match=r"ae\.pt"):
+        formats.load(tmp_path / "ae.pt", tool="torch_files")
+
+
+def test_arrays_that_are_no_numbers_are_passed_over(tmp_path: Path) -> None:
+    weights = {"W_enc": np.ones((4, 6)), "W_dec": np.ones((6, 4)), "b_enc": np.ones(6), "b_dec": np.ones(4), "threshold": np.ones(6)}
+    np.savez(tmp_path / "params.npz", **weights, name=np.array("hello"))
+    assert formats.load(tmp_path, tool="gemma_scope").dictionary.n_atoms == 6
+    with pytest.raises(InputError, match="pass site= too"):
+        formats.load(tmp_path, tool="gemma_scope", hints={"target": "mlp_out.3"})
+    with open(tmp_path / "params.npz", "wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(CorruptFileError, match="a single array"):
+        formats.load(tmp_path, tool="gemma_scope")
+
+
+@pytest.mark.parametrize("k", [100, -3, "2", 2.5])
+def test_a_number_of_codes_that_cannot_be(k: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model_name": "m", "model_kind": "transcoder_set", "k": k}))
+    tensors = {"W_enc": torch.ones(6, 4), "W_dec": torch.ones(6, 4), "b_enc": torch.ones(6), "b_dec": torch.ones(4)}
+    save_file(tensors, tmp_path / "layer_0.safetensors")
+    with pytest.raises(CorruptFileError, match="'k' is"):
+        formats.load(tmp_path, hints={"layer": 0})
+    save_file({**tensors, "k": torch.ones(2)}, tmp_path / "layer_0.safetensors")
+    with pytest.raises(CorruptFileError, match=r"tensor 'k' is \[2\]"):
+        formats.load(tmp_path, hints={"layer": 0})
+
+
+def test_a_setting_that_is_not_used_may_be_anything(tmp_path: Path) -> None:
+    folder = copy("saelens_standard", tmp_path)
+    reconfigured(folder, residual_threshold=None)
+    formats.load(folder)
+
+
+def test_a_self_test_without_rows(tmp_path: Path) -> None:
+    fit = formats.load(copy("saelens_standard", tmp_path))
+    folder = formats.save(fit, tmp_path / "out", "saelens")
+    path = next(folder.glob("*self_test*"))
+    save_file({name: tensor[:0].clone() for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(CorruptFileError, match="no rows to test with"):
+        formats.load(folder)
+
+
+def test_relu_codes_of_dictionary_learning_count_atoms_of_norm_one(tmp_path: Path) -> None:
+    fit = formats.load(copy("saelens_standard", tmp_path))
+    norm = 1 + torch.rand(fit.dictionary.n_atoms, generator=torch.Generator().manual_seed(0))
+    longer = replace(fit, dictionary=replace(fit.dictionary, atoms=fit.dictionary.atoms * norm[:, None]))
+    again = formats.load(formats.save(longer, tmp_path / "out", "dictionary_learning"))
+    x = torch.randn(20, fit.dictionary.d, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(again.reconstruct(x), longer.reconstruct(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(again.dictionary.atoms.norm(dim=1), torch.ones(fit.dictionary.n_atoms))

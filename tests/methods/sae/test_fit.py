@@ -21,9 +21,13 @@ from armillary.core.rows import Batch, TensorRows, as_rows
 from armillary.core.run import drive
 from armillary.errors import InputError, NonFiniteError
 from armillary.methods.sae.curve import Curve, Sums
+from armillary.methods.sae.decoder import FreeRows
 from armillary.methods.sae.encoders import TopKEncoder
 from armillary.methods.sae.fit import SAEFit, default_lr, default_steps
+from armillary.methods.sae.resample import replant
+from armillary.methods.sae.step import Sample
 from armillary.methods.sae.topk import TopKSAE
+from armillary.methods.sae.weights import random_weights
 
 D, M, ACTIVE = 32, 64, 3
 
@@ -304,6 +308,20 @@ def test_a_start_that_would_lose_something_is_refused(fit: Decomposition) -> Non
         TopKSAE(k=5, **sizes).fit(task, start=skipping)
     plain = TopKSAE(k=5, **sizes).fit(task)
     assert TopKSAE(k=5, skip=True, **sizes).fit(task, start=plain).dictionary.base_rule == "skip"
+
+
+def test_a_resampled_latent_can_fire_whatever_the_norms_of_the_living() -> None:
+    """Thresholds of free rows count over rows of norm 1, as new ones have."""
+    decoder = FreeRows()
+    start = random_weights(8, 6, seed=0, norms=(0.4, 0.4)).given({"threshold": torch.full((8,), 0.25)})
+    parameters = decoder.begin(start)
+    before = decoder.weights(parameters)
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    replant(parameters, decoder, torch.tensor([2, 5]), Sample(x, x), x, seed=(0, 1))
+    now = decoder.weights(parameters)
+    assert before.threshold is not None and now.threshold is not None
+    reach = now.W_enc.norm(dim=1) / now.threshold  # [M] of a row of norm 1, in thresholds
+    torch.testing.assert_close(reach, (before.W_enc.norm(dim=1) / before.threshold)[:1].expand(8))
 
 
 def test_a_start_may_be_in_half_precision(fit: Decomposition) -> None:

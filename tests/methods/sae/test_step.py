@@ -13,9 +13,9 @@ from armillary.methods.sae.abs_topk import AbsTopK
 from armillary.methods.sae.auxk import Dead, add_auxk
 from armillary.methods.sae.batch_topk import BatchTopK
 from armillary.methods.sae.gated import Gated
-from armillary.methods.sae.jump_relu import UNIT, JumpReLU
+from armillary.methods.sae.jump_relu import NARROWEST, UNIT, JumpReLU
 from armillary.methods.sae.matryoshka import Matryoshka
-from armillary.methods.sae.penalty import Penalty
+from armillary.methods.sae.penalty import Penalty, SizePrice
 from armillary.methods.sae.ranks import ByRows
 from armillary.methods.sae.relu import ReLU
 from armillary.methods.sae.step import Active, Objective, Sample, gradients
@@ -108,7 +108,7 @@ def jump(s: Sample, w: Weights) -> Tensor:
     """Thresholds are trained in units of their own, and the kernel is as wide as a share of them."""
     assert w.threshold is not None
     p, theta = pre(s, w), w.threshold * UNIT
-    width = 0.4 * theta.detach()
+    width = 0.4 * theta.detach().clamp_min(NARROWEST)
     counted = Jump.apply(p, theta, width, True)
     return squared(rebuilt(Jump.apply(p, theta, width, False), s, w), s) + PRICE * counted.sum() / SIZE
 
@@ -126,7 +126,7 @@ def matryoshka(s: Sample, w: Weights) -> Tensor:
 
 
 def price() -> Penalty:
-    return Penalty(None, PRICE)
+    return SizePrice(None, PRICE)
 
 
 GATE = {"r_mag": 0.3 * draw(M, seed=5), "b_mag": 0.2 * draw(M, seed=6)}

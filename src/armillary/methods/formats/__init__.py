@@ -75,8 +75,7 @@ def save(fit: Decomposition, path: str | os.PathLike[str], tool: str) -> Path:
     target = Path(path)
     module = _module(_known(tool, WRITTEN))
     with appearing(target) as scratch:
-        module.save(fit, scratch)
-        write(fit, scratch)
+        write(module.save(fit, scratch), scratch)
         check(module.load(scratch), scratch)
     return target
 

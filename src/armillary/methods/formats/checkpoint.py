@@ -71,7 +71,7 @@ class Checkpoint:
 
     def _layout(self, hook: str | None, d: int) -> Layout:
         try:
-            site = Site.parse(hook) if hook else None
+            site = Site.parse(hook) if isinstance(hook, str) and hook else None
         except UnknownNameError:  # the tool's spelling stays in the record
             site = None
         return ((None if site is None else Source(self.model, "", site), d),)

@@ -18,7 +18,7 @@ from armillary.core.decomposition import Decomposition
 from armillary.core.site import Site, Source
 from armillary.errors import InputError
 from armillary.methods.formats.checkpoint import Checkpoint
-from armillary.methods.formats.files import Tensors, read_yaml
+from armillary.methods.formats.files import Tensors, count, read_yaml
 from armillary.methods.sae.weights import Weights
 
 CONFIG = "config.yaml"
@@ -73,7 +73,8 @@ def _single(path: Path, layer: int, config: Mapping[str, Any]) -> Decomposition:
     weights = Weights(W_enc, tensors.take("b_enc", m), W_dec, tensors.take("b_dec", W_dec.shape[1]), threshold)
     if skip is not None:
         weights = weights.given({"W_skip": skip.T.contiguous()})
-    k = int(tensors["k"]) if "k" in tensors else config.get("k")
+    told = tensors.number("k") if "k" in tensors else config.get("k")
+    k = None if told is None else count(told, "k", path, most=m)
     return Checkpoint(
         "jumprelu" if threshold is not None else "topk" if k else "relu",
         weights,

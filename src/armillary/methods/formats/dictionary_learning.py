@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,8 @@ READERS: dict[str, Callable[[Tensors, int, int], dict[str, Any]]] = {
 # ---------------------------------------------------------------- writing
 
 
-def save(fit: Decomposition, folder: Path) -> None:
-    """Write ae.pt and config.json that dictionary_learning reads.
+def save(fit: Decomposition, folder: Path) -> Decomposition:
+    """Write ae.pt and config.json that dictionary_learning reads; the fit as written, of which a ReLU autoencoder's atoms have norm 1.
 
     Raises:
         CapabilityError: the fit is no autoencoder of a kind that dictionary_learning has.
@@ -133,6 +134,9 @@ def save(fit: Decomposition, folder: Path) -> None:
     found = Checkpoint.of(fit, "dictionary_learning")
     if found.kind not in WRITERS or found.normalisation != "none" or found.is_transcoder:
         raise CapabilityError(f"dictionary_learning has no place for {fit!r}: it holds autoencoders with {', '.join(WRITERS)} codes")
+    if found.kind == "relu":
+        fit = _unit(fit, found)
+        found = Checkpoint.of(fit, "dictionary_learning")
     name, tensors = WRITERS[found.kind](found)
     torch.save({key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}, folder / WEIGHTS)
     w = found.weights
@@ -140,6 +144,13 @@ def save(fit: Decomposition, folder: Path) -> None:
     trainer |= {"lm_name": found.model, "layer": _layer(fit), "submodule_name": found.read, "device": "cpu"}
     trainer |= {} if found.k is None else {"k": found.k}
     (folder / CONFIG).write_text(json.dumps({"trainer": trainer, "buffer": {}}, indent=1))
+    return fit
+
+
+def _unit(fit: Decomposition, found: Checkpoint) -> Decomposition:
+    """The same function with atoms of norm 1."""
+    same = replace(found, weights=unit_rows(found.weights)).fit()
+    return replace(fit, dictionary=same.dictionary, encoder=same.encoder)
 
 
 def _layer(fit: Decomposition) -> int | None:
@@ -147,7 +158,7 @@ def _layer(fit: Decomposition) -> int | None:
 
 
 def _write_relu(found: Checkpoint) -> tuple[str, dict[str, torch.Tensor]]:
-    w = unit_rows(found.centred().weights)
+    w = found.centred().weights
     return "AutoEncoder", {"encoder.weight": w.W_enc, "encoder.bias": w.b_enc, "decoder.weight": w.W_dec.T, "bias": w.b_dec}
 
 

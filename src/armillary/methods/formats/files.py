@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -126,6 +127,15 @@ def positive(value: Any, key: str, path: Path) -> float:
     return float(found)
 
 
+def level(value: Any, key: str, path: Path) -> float:
+    """A setting that is a finite number from 0.
+
+    Raises:
+        CorruptFileError: it is something else.
+    """
+    return 0.0 if value == 0 and not isinstance(value, bool) else positive(value, key, path)
+
+
 def mapping(value: Any) -> Mapping[str, Any]:
     """The value where it is a mapping, else an empty one: for what may be missing or null."""
     return value if isinstance(value, Mapping) else {}
@@ -190,20 +200,35 @@ class Tensors(Mapping[str, Tensor]):
             raise CorruptFileError(f"{self.path}: tensor {name!r} holds NaN or infinity")
         return value.contiguous()
 
+    def number(self, name: str) -> float:
+        """A tensor of a single number.
+
+        Raises:
+            CorruptFileError: it is missing, holds several, or is not finite.
+        """
+        return float(self.take(name)) if name in self and self[name].ndim == 0 else float(self.take(name, 1))
+
     def maybe(self, name: str, *shape: int | None) -> Tensor | None:
         """The same, or None where there is no tensor of that name."""
         return self.take(name, *shape) if name in self._tensors else None
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    arrays = np.load(path, allow_pickle=False)
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
+        raise ValueError("it holds a single array without a name")
+    with arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    return {name: torch.from_numpy(array) for name, array in found.items() if array.dtype.kind in "fiub"}
 
 
 def _read_torch(path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pickles that are none of torch's, which are refused below
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (struct.error, IndexError, KeyError, TypeError, AttributeError, AssertionError) as error:  # garbled
+            raise ValueError(f"its pickle is garbled: {error!r}") from None
 
 
 def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

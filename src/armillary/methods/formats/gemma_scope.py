@@ -51,6 +51,8 @@ def load(place: Path, *, site: str | None = None, target: str | None = None) -> 
         raise InputError(f"{path} is one layer of a cross-layer transcoder; only transcoders to one layer are read here")
     weights = _weights(tensors)
     settings = _settings(path.parent)
+    if target and not site:
+        raise InputError(f"target={target!r} says what is rebuilt; pass site= too, for what is read")
     read, built = (site, target) if site else _hooks(path, settings, is_skip=weights.W_skip is not None)
     return Checkpoint(
         "jumprelu",

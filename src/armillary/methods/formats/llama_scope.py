@@ -16,7 +16,7 @@ import torch
 from armillary.core.decomposition import Decomposition
 from armillary.errors import CapabilityError, InputError, unknown
 from armillary.methods.formats.checkpoint import Checkpoint, Kind
-from armillary.methods.formats.files import Tensors, count, mapping, need, positive, read_json
+from armillary.methods.formats.files import Tensors, count, level, mapping, need, positive, read_json
 from armillary.methods.sae.weights import Weights, unit_rows
 
 #: What their activation functions are called -> ours.
@@ -54,7 +54,7 @@ def _load_first(place: Path) -> Decomposition:
     weights = _weights(tensors, d, m)
     norms = need(config, "dataset_average_activation_norm", path)
     scale = d**0.5 / positive(need(norms, "in", path), "dataset_average_activation_norm", path)
-    threshold = float(need(config, "jump_relu_threshold", path)) * scale
+    threshold = level(need(config, "jump_relu_threshold", path), "jump_relu_threshold", path) * scale
     found = weights.given({"threshold": torch.full((m,), threshold)})
     return _checkpoint("jumprelu", found, config, scale, _scale_out(config, d, scale, path)).fit()
 
@@ -112,7 +112,7 @@ def _checkpoint(kind: Kind, weights: Weights, config: Mapping[str, Any], scale: 
 def _scale(config: Mapping[str, Any], tensors: Tensors, d: int, norm: float | None, path: Path) -> float:
     """What rows are multiplied by before they are read."""
     named = f"dataset_average_activation_norm.{config.get('hook_point_in')}"
-    kept = float(tensors[named]) if named in tensors else mapping(config.get("dataset_average_activation_norm")).get("in", norm)
+    kept = tensors.number(named) if named in tensors else mapping(config.get("dataset_average_activation_norm")).get("in", norm)
     if kept is not None:
         return float(d**0.5 / positive(kept, "dataset_average_activation_norm", path))
     if config.get("norm_activation") in ("dataset-wise", "dataset_wise"):
@@ -132,7 +132,7 @@ def _threshold(tensors: Tensors, config: Mapping[str, Any], m: int) -> torch.Ten
         if name in tensors:
             return tensors.take(name, m).exp()
     if "jump_relu_threshold" in config:
-        return torch.full((m,), float(config["jump_relu_threshold"]))
+        return torch.full((m,), level(config["jump_relu_threshold"], "jump_relu_threshold", tensors.path))
     return tensors.take("threshold", m)
 
 

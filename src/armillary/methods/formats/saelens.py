@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from armillary.core.decomposition import Decomposition
 from armillary.errors import CapabilityError, CorruptFileError, InputError, unknown
 from armillary.methods.formats.checkpoint import Checkpoint, Kind, Normalisation, fold_scale
-from armillary.methods.formats.files import Tensors, count, mapping, need, positive, read_json
+from armillary.methods.formats.files import Tensors, count, level, mapping, need, positive, read_json
 from armillary.methods.sae.weights import Weights, unit_rows
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -133,7 +133,7 @@ def _checkpoint(config: Mapping[str, Any], architecture: str, weights: Weights, 
         model=str(about.get("model_name") or ""),
         read=_with_head(about.get("hook_name"), about.get("hook_head_index")),
         built=about.get("hook_name_out") or "" if is_transcoder else None,
-        residual=float(config.get("residual_threshold", 1e-2)),
+        residual=level(config.get("residual_threshold", 1e-2), "residual_threshold", path) if kind == "matching_pursuit" else 0.0,
         stops_on_repeat=bool(config.get("stop_on_duplicate_support", True)),
         record={"format": "saelens", "architecture": architecture, **record, **({"widths": widths} if widths else {})},
     )
@@ -178,7 +178,7 @@ def _scaled(found: Checkpoint, config: Mapping[str, Any], tensors: Tensors, scal
 # ---------------------------------------------------------------- writing
 
 
-def save(fit: Decomposition, folder: Path) -> None:
+def save(fit: Decomposition, folder: Path) -> Decomposition:
     """Write cfg.json and sae_weights.safetensors that SAELens 6 reads.
 
     Raises:
@@ -188,6 +188,7 @@ def save(fit: Decomposition, folder: Path) -> None:
     architecture = _architecture(found)
     save_file(_tensors(found, architecture), folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(_config(found, architecture), indent=1))
+    return fit
 
 
 def _architecture(found: Checkpoint) -> str:

@@ -41,6 +41,8 @@ def check(fit: Decomposition, folder: Path) -> None:
         return
     kept = Tensors.read(path)
     x, n_codes = kept.take("x", None, width(fit.inputs)), fit.dictionary.n_atoms
+    if len(x) == 0:
+        raise CorruptFileError(f"{path} holds no rows to test with")
     codes = fit.encode(x)
     for name, found, wanted in (
         ("codes", codes.dense(), kept.take("codes", len(x), n_codes)),
@@ -52,7 +54,7 @@ def check(fit: Decomposition, folder: Path) -> None:
 
 
 def _rows(fit: Decomposition) -> Tensor:
-    """[n, D_in] rows that make codes: steps along encoder directions, far enough to pass their thresholds."""
+    """[n, D_in] random rows, far enough from 0 that every one has codes, where that can be."""
     generator = torch.Generator().manual_seed(0)
     d = width(fit.inputs)
     x = torch.randn(ROWS, d, generator=generator)

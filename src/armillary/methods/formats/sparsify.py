@@ -71,7 +71,7 @@ def _shapes(d: int, m: int) -> dict[str, tuple[int, ...]]:
     return {"encoder.weight": (m, d), "encoder.bias": (m,), "W_dec": (m, d), "b_dec": (d,)}
 
 
-def save(fit: Decomposition, folder: Path) -> None:
+def save(fit: Decomposition, folder: Path) -> Decomposition:
     """Write cfg.json and sae.safetensors that sparsify reads.
 
     Raises:
@@ -89,3 +89,4 @@ def save(fit: Decomposition, folder: Path) -> None:
     # It leaves settings alone that it does not know.
     config |= {"model": found.model, "hookpoint_in": _hookpoint(fit.inputs), "hookpoint": _hookpoint(fit.targets)}
     (folder / CONFIG).write_text(json.dumps(config, indent=1))
+    return fit

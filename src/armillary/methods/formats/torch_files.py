@@ -85,6 +85,7 @@ def _openai(tensors: Tensors, place: Path, k: int | None) -> Checkpoint:
     weights = Weights(tensors.take("encoder.weight", m, d), tensors.take("latent_bias", m), W_dec, tensors.take("pre_bias", d))
     settings = _plain_values(place)
     kind, kept = str(settings.get("activation", "ReLU")), mapping(settings.get("activation_state_dict")).get("k", k)
+    kept = kept.item() if isinstance(kept, torch.Tensor) and kept.numel() == 1 else kept
     is_topk = kind == "TopK"
     if is_topk and kept is None:
         raise InputError(f"{place} is a TopK autoencoder that does not hold its k; pass k=")
@@ -92,7 +93,7 @@ def _openai(tensors: Tensors, place: Path, k: int | None) -> Checkpoint:
         "topk" if is_topk else "relu",
         weights,
         is_centred=True,
-        k=count(int(kept), "k", place, most=m) if is_topk and kept is not None else None,
+        k=count(kept, "k", place, most=m) if is_topk and kept is not None else None,
         normalisation="layer_norm" if is_topk else "none",
         record={"format": "openai", "activation": kind},
     )

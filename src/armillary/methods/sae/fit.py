@@ -116,6 +116,7 @@ class SAE(Method):
         return Recipe(
             n_steps=n_steps,
             batch_size=self.batch_size,
+            d=d,
             lr=self.lr or default_lr(self.n_features, rows_per_step, n_steps),
             n_warmup=round(self.warmup * n_steps),
             n_decay=round(self.decay * n_steps),
@@ -270,7 +271,7 @@ class SAEFit(Consumer):
         start = self._first_weights() if self._start is None else self._gone_on(self._start, frame, objective)
         weights = objective.work.share(start).to(x.device, torch.float32, copy=True)
         decoder = self.method.decoder(sample.y, seed=self.seed)
-        parameters = decoder.begin(objective.begin(weights, sample.centred(weights)))
+        parameters = decoder.begin(objective.begin(weights, sample.centred(weights), is_fresh=self._start is None))
         return Run(frame, Trainer(parameters, objective, decoder, self.recipe), Curve(self.recipe.n_steps, frame.size))
 
     def _gone_on(self, start: Decomposition, frame: Frame, objective: Objective) -> Weights:

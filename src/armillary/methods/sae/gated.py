@@ -19,7 +19,7 @@ from torch import Tensor
 from armillary.core.encoders import Encoder
 from armillary.methods.sae.encoders import GatedEncoder
 from armillary.methods.sae.kernels import entries_above
-from armillary.methods.sae.penalty import PenalisedSAE, Penalty, PricedObjective, first_level
+from armillary.methods.sae.penalty import PenalisedSAE, Penalty, PricedObjective, SizePrice, first_level
 from armillary.methods.sae.step import Active, Back, Objective
 from armillary.methods.sae.trainer import Recipe
 from armillary.methods.sae.weights import Weights
@@ -35,7 +35,7 @@ class GatedSAE(PenalisedSAE):
         InputError: l0 and sparsity are both given, or neither.
     """
 
-    rule: ClassVar[type[Penalty]] = Penalty
+    rule: ClassVar[type[Penalty]] = SizePrice
 
     def objective(self, recipe: Recipe) -> Objective:
         return Gated(self.penalty(recipe))
@@ -53,11 +53,11 @@ class Gated(PricedObjective):
     def __init__(self, penalty: Penalty) -> None:
         self.penalty = penalty
 
-    def begin(self, weights: Weights, c: Tensor) -> Weights:
+    def begin(self, weights: Weights, c: Tensor, *, is_fresh: bool) -> Weights:
         if weights.r_mag is not None:
             return weights
         # Of a fit that is gone on with, codes stay what they were: their bias becomes that of the magnitudes.
-        level = 0.0 if weights.b_enc.any() else first_level(weights, c, self.penalty.first_target, self.work)
+        level = first_level(weights, c, self.penalty.first_target, self.work) if is_fresh else 0.0
         own = {"r_mag": torch.zeros_like(weights.b_enc), "b_mag": weights.b_enc.clone()}
         return weights.given({"b_enc": weights.b_enc - level, **own})
 

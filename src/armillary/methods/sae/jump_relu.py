@@ -21,7 +21,7 @@ from armillary.core.encoders import Encoder
 from armillary.methods.sae.decoder import Parameters
 from armillary.methods.sae.encoders import ThresholdEncoder
 from armillary.methods.sae.kernels import entries_above
-from armillary.methods.sae.penalty import PenalisedSAE, Penalty, PricedObjective, Tariff, first_level
+from armillary.methods.sae.penalty import NumberPrice, PenalisedSAE, Penalty, PricedObjective, first_level
 from armillary.methods.sae.step import Active, Back, Objective
 from armillary.methods.sae.trainer import Recipe
 from armillary.methods.sae.weights import Weights
@@ -39,7 +39,7 @@ class JumpReLUSAE(PenalisedSAE):
 
     # Latents begin small, many of them firing, and grow with their use while thresholds rise: so each finds a part of its own. From rows
     # of norm 1, or from few codes, most settle on sums of parts.
-    rule: ClassVar[type[Penalty]] = Tariff
+    rule: ClassVar[type[Penalty]] = NumberPrice
     first_times: ClassVar[float] = 6.0
     free_norms: ClassVar[tuple[float, float]] = (0.4, 0.4)
 
@@ -54,6 +54,8 @@ class JumpReLUSAE(PenalisedSAE):
 
 #: Thresholds are at least this, in units of the rows' root-mean-square entry.
 LEAST = 1e-4
+#: The kernel is as wide as for a threshold of this size at least: no code would be near one of 0, which would stay what it is for ever.
+NARROWEST = 0.25
 #: Thresholds are trained in these units, so that Adam, whose steps have one size, moves them faster than the weights that lag behind.
 UNIT = 6.0
 
@@ -71,7 +73,9 @@ class JumpReLU(PricedObjective):
     def __init__(self, penalty: Penalty, bandwidth: float) -> None:
         self.penalty, self.bandwidth = penalty, bandwidth
 
-    def begin(self, weights: Weights, c: Tensor) -> Weights:
+    def begin(self, weights: Weights, c: Tensor, *, is_fresh: bool) -> Weights:
+        if not is_fresh:
+            self.penalty.times = 1.0
         level = weights.threshold
         if level is None:
             level = torch.full_like(weights.b_enc, first_level(weights, c, self.penalty.first_target, self.work))
@@ -85,11 +89,15 @@ class JumpReLU(PricedObjective):
 
     def active(self, c: Tensor, weights: Weights) -> Active:
         theta = _theta(weights)
-        below = theta * (self.bandwidth / 2)  # codes so far below their threshold still move it
+        below = self._width(theta) / 2  # codes so far below their threshold still move it
         near, row, latent = entries_above(c, weights.W_enc, weights.b_enc - theta + below, 0.0, bf16=self.bf16)
         above = near - below[latent]  # [E] p - theta
         value = (above + theta[latent]).masked_fill_(above <= 0, 0)
         return Active.of_entries(value, latent, row, len(c), inner=above)
+
+    def _width(self, theta: Tensor) -> Tensor:
+        """Epsilon, for each threshold."""
+        return self.bandwidth * theta.clamp_min(NARROWEST)
 
     def back(self, active: Active, base: Tensor, weights: Weights, size: int) -> Back:
         assert active.inner is not None
@@ -98,7 +106,7 @@ class JumpReLU(PricedObjective):
         # da/dtheta = -(theta / eps) K((p - theta) / eps) and d[p > theta]/dtheta = -(1 / eps) K(...), K = 1 on [-1/2, 1/2] (eq. 11, 12)
         price = (self.penalty.weight / size).to(to_code)
         theta = _theta(weights)[active.latent]
-        eps = self.bandwidth * theta
+        eps = self._width(theta)
         push = -(theta * to_code + price) / eps * UNIT
         return replace(found, own={"threshold": push.masked_fill_(active.inner.abs() > eps / 2, 0)})
 

@@ -3,8 +3,10 @@
 A weight says little about the number of codes it leads to: that depends on the data, the width and the length of the run. So the number
 is what one asks for, and the weight follows, as a controller with a proportional and an integral part does:
 
-    price on size (`Penalty`)     e = clip(log(L0 / target), -1, 1)           log integral += rate e     lambda = integral exp(gain e)
-    price on number (`Tariff`)    e = clip((L0 / target - 1) / near, -1, 1)    integral += rate gain e    lambda = integral + gain e
+    price on size (`SizePrice`)        e = clip(log(L0 / target), -1, 1)           log integral += rate e     lambda = integral exp(gain e)
+    price on number (`NumberPrice`)    e = clip((L0 / target - 1) / near, -1, 1)    integral += rate gain e    lambda = integral + gain e
+
+In runs of more than 1,000 steps the rate is 1000 / steps of what it is in others.
 
 The integral finds the weight, and the gain keeps it from swinging around it. A price on the number of codes may become negative, a reward:
 too few codes may fire although they cost nothing.
@@ -14,6 +16,7 @@ Letters: N rows, M latents, D_in width of what is read.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, final
 
@@ -35,8 +38,10 @@ ROWS = 256
 SETTLED = 0.6
 #: Largest share of the latents that is aimed at in the beginning: where most latents fire in most rows, they settle on sums of parts.
 MOST_FIRST = 1 / 8
-#: Relative distance from the target up to which a `Tariff` is in proportion to it.
+#: Relative distance from the target up to which a `NumberPrice` is in proportion to it.
 NEAR = 0.2
+#: Weight of the newest batch in the running mean that tells whether the number of codes comes nearer to the target.
+RECENT = 0.2
 #: Share of the latents that fire at first where no number is wanted.
 FIRST_SHARE = 0.05
 
@@ -71,67 +76,95 @@ class PenalisedSAE(SAE):
         """The weight as it begins."""
         slowly = min(1.0, 1000 / recipe.n_steps)
         times = min(self.first_times, MOST_FIRST * self.n_features / (self.l0 or 1))
-        return self.rule(self.l0, self.sparsity, slowly=slowly, times=times)
+        return self.rule(self.l0, self.sparsity, scale=recipe.d / (self.l0 or 1), slowly=slowly, times=times)
 
 
-class Penalty:
-    """The weight of a price on the size of codes.
+class Penalty(ABC):
+    """The weight of a price on codes. Abstract.
 
     Args:
         target: codes per row that are wanted, or None for a weight that stays.
         weight: the one that stays, or None for one that is found.
+        scale: squared length that one of so many codes explains of a row.
         slowly: share of the usual rate, for long runs.
         times: how many times the target is aimed at in the beginning.
     """
 
     #: Rate and gain of the rule above, and the weight at the beginning.
-    rate: ClassVar[float] = 0.05
-    gain: ClassVar[float] = 2.0
-    first: ClassVar[float] = 1.0
+    rate: ClassVar[float]
+    gain: ClassVar[float]
+    first: ClassVar[float]
 
-    def __init__(self, target: float | None, weight: float | None = None, *, slowly: float = 1.0, times: float = 1.0) -> None:
-        self.target, self.times, self._rate = target, max(1.0, times), slowly * self.rate
-        self.weight = self._integral = torch.tensor(self.first if weight is None else weight, dtype=torch.float64)
+    @final
+    def __init__(
+        self, target: float | None, weight: float | None = None, *, scale: float = 1.0, slowly: float = 1.0, times: float = 1.0
+    ) -> None:
+        self.target, self.times, self.scale, self.slowly = target, max(1.0, times), scale, slowly
+        self.weight = self.integral = torch.tensor(self.first if weight is None else weight, dtype=torch.float64)
+        self.usual: Tensor | None = None  # running mean of the codes that fire, as a share of those that are aimed at
 
     @property
     def first_target(self) -> float | None:
         """What is aimed at in the beginning."""
         return None if self.target is None else self.target * self.times
 
+    @property
+    def settled(self) -> float:
+        """The weight without what answers the last batch alone."""
+        return float(self.integral)
+
     @final
     def steer(self, l0: Tensor, progress: float) -> None:
         """Take note of the mean number of codes of a batch; `progress` is the share of the training that is done."""
         if self.target is not None:
-            self._integral = self._integral.to(l0.device)
-            self._follow(l0 / (self.target * self.times ** max(0.0, 1 - progress / SETTLED)))
+            self.integral = self.integral.to(l0.device)
+            share = l0 / (self.target * self.times ** max(0.0, 1 - progress / SETTLED))
+            usual = share if self.usual is None else self.usual.to(l0.device)
+            self._follow(share, usual)
+            self.usual = usual + RECENT * (share - usual)
 
-    def _follow(self, share: Tensor) -> None:
-        """Find the weight, where so many times the codes that are aimed at fire."""
-        error = share.clamp_min(1e-6).log().clamp(-1, 1)
-        self._integral = self._integral * (self._rate * error).exp()
-        self.weight = self._integral * (self.gain * error).exp()
+    @abstractmethod
+    def _follow(self, share: Tensor, usual: Tensor) -> None:
+        """Find the weight, where so many times the codes that are aimed at fire now, and did lately."""
 
     def state(self) -> dict[str, Any]:
-        return {"weight": self.weight, "integral": self._integral}
+        """Everything the next weight depends on."""
+        return {"weight": self.weight, "integral": self.integral, "usual": self.usual, "times": self.times}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.weight, self._integral = state["weight"], state["integral"]
+        """Take over a state."""
+        self.weight, self.integral, self.usual, self.times = state["weight"], state["integral"], state["usual"], state["times"]
 
 
 @final
-class Tariff(Penalty):
-    """The weight of a price on the number of codes, in units of the rows' mean square entry."""
+class SizePrice(Penalty):
+    """Of a price on the size of codes."""
+
+    rate: ClassVar[float] = 0.05
+    gain: ClassVar[float] = 2.0
+    first: ClassVar[float] = 1.0
+
+    def _follow(self, share: Tensor, usual: Tensor) -> None:
+        error = share.clamp_min(1e-6).log().clamp(-1, 1)
+        self.integral = self.integral * (self.slowly * self.rate * error).exp()
+        self.weight = self.integral * (self.gain * error).exp()
+
+
+@final
+class NumberPrice(Penalty):
+    """Of a price on the number of codes, in units of the rows' mean square entry; the gain is in units of `scale`."""
 
     rate: ClassVar[float] = 0.03
-    #: One code explains the D-th part of L0 entries, 8 to 40 of them; from 6 to 60 results are the same.
-    gain: ClassVar[float] = 20.0
+    #: More than a code can explain on average, so that the price is never too low; from a third to three times this nothing changes.
+    gain: ClassVar[float] = 2.0
     first: ClassVar[float] = 0.0
 
-    def _follow(self, share: Tensor) -> None:
-        error = ((share - 1) / NEAR).clamp(-1, 1)
-        # Far from the target the integral rests, or it would have to be undone once the target is reached.
-        self._integral = self._integral + self._rate * self.gain * error * (error.abs() < 1)
-        self.weight = self._integral + self.gain * error
+    def _follow(self, share: Tensor, usual: Tensor) -> None:
+        error, gain = ((share - 1) / NEAR).clamp(-1, 1), self.gain * self.scale
+        # While the target comes nearer from afar the integral rests, or it would have to be undone once it is reached.
+        comes_nearer = (error.abs() >= 1) & ((share - usual) * error < 0)
+        self.integral = self.integral + self.slowly * self.rate * gain * error * ~comes_nearer
+        self.weight = self.integral + gain * error
 
 
 class PricedObjective(Objective):
@@ -143,7 +176,7 @@ class PricedObjective(Objective):
         self.penalty.steer(l0, progress)
 
     def record(self) -> dict[str, Any]:
-        return {"sparsity": float(self.penalty.weight)}
+        return {"sparsity": self.penalty.settled}
 
     def state(self) -> dict[str, Any]:
         return self.penalty.state()
@@ -161,7 +194,7 @@ def first_level(weights: Weights, c: Tensor, l0: float | None, work: Work) -> fl
         l0: the number that is wanted, or None.
         work: this rank's share of the rows or of the latents.
     """
-    m = int(work.total(torch.tensor(len(weights.W_enc))))
+    m = int(work.total(torch.tensor(len(weights.W_enc), device=c.device)))
     some = c[:ROWS] if isinstance(work, ByLatents) else distributed.gather_rows(c[: -(-ROWS // distributed.world())])
     p = linear(some, weights.W_enc, weights.b_enc).flatten()
     wanted = max(1, round(len(some) * min(m, FIRST_SHARE * m if l0 is None else l0)))

@@ -23,7 +23,7 @@ from armillary.core import distributed
 from armillary.core.encoders import Encoder
 from armillary.methods.sae.encoders import ThresholdEncoder
 from armillary.methods.sae.kernels import entries_above
-from armillary.methods.sae.penalty import PenalisedSAE, Penalty, PricedObjective, first_level
+from armillary.methods.sae.penalty import PenalisedSAE, Penalty, PricedObjective, SizePrice, first_level
 from armillary.methods.sae.step import Active, Back, Objective
 from armillary.methods.sae.trainer import Recipe
 from armillary.methods.sae.weights import Weights
@@ -44,7 +44,7 @@ class ReLUSAE(PenalisedSAE):
         InputError: l0 and sparsity are both given, or neither.
     """
 
-    rule: ClassVar[type[Penalty]] = Penalty
+    rule: ClassVar[type[Penalty]] = SizePrice
 
     p_end: float = Field(default=1.0, gt=0, le=1)
     """Power of the codes in the penalty at the end of training; below 1, such as 0.2, it falls to that (p-annealing)."""
@@ -72,8 +72,8 @@ class ReLU(PricedObjective):
         share = min(1.0, max(0.0, (self._progress - first) / (last - first)))
         return 1 - share * (1 - self.p_end)
 
-    def begin(self, weights: Weights, c: Tensor) -> Weights:
-        if weights.b_enc.any():  # of a fit that is gone on with
+    def begin(self, weights: Weights, c: Tensor, *, is_fresh: bool) -> Weights:
+        if not is_fresh:
             return weights
         return weights.given({"b_enc": weights.b_enc - first_level(weights, c, self.penalty.first_target, self.work)})
 

@@ -37,7 +37,9 @@ def replant(parameters: Parameters, decoder: Decoder, latent: Tensor, sample: Sa
     alive = torch.ones(len(parameters["b_enc"]), dtype=torch.bool, device=latent.device).index_fill(0, latent, False)
     for name in ("threshold", "r_mag", "b_mag"):
         if name in parameters and alive.any():
-            parameters[name][latent] = parameters[name][alive].mean()
+            # As the living have it where rows have norm 1, as the new ones do; a threshold as much lower as the encoder's rows are shorter.
+            level = wanted.named()[name][alive].mean()
+            parameters[name][latent] = level * NORM if name == "threshold" else level
     norm = wanted.W_enc[alive].norm(dim=1).mean() if alive.any() else wanted.W_enc.new_ones(())
     parameters["W_enc"][latent] = read * (NORM * norm)
     parameters["b_enc"][latent] = 0

@@ -122,8 +122,14 @@ class Objective(ABC):
     #: Whether pre-activations are formed in bfloat16, to be scored again where it matters.
     bf16: bool = False
 
-    def begin(self, weights: Weights, c: Tensor) -> Weights:
-        """Weights with those of its own that are missing, from others and the first batch's centred rows [N, D_in]."""
+    def begin(self, weights: Weights, c: Tensor, *, is_fresh: bool) -> Weights:
+        """Weights with those of its own that are missing.
+
+        Args:
+            weights: the others.
+            c: this rank's centred rows [N, D_in] of the first batch.
+            is_fresh: whether they are random, else those of a fit that is gone on with.
+        """
         return weights
 
     def outer(self, weights: Weights) -> Weights:

@@ -41,6 +41,7 @@ class Recipe:
         clip: largest norm of the gradient, or None.
         resample_every: steps between the moments at which dead latents are given new weights; None for never.
         seed: of that draw.
+        d: width of what is rebuilt, and so its mean square in the coordinates of training.
     """
 
     n_steps: int
@@ -54,6 +55,7 @@ class Recipe:
     clip: float | None = None
     resample_every: int | None = None
     seed: int = 0
+    d: int = 1
 
     def lr_at(self, step: int) -> float:
         """The learning rate of step 0, 1, ..., n_steps - 1."""
@@ -124,7 +126,7 @@ class Trainer:
 
     def _add_auxk(self, gradient: Weights, sample: Sample, residual: Tensor, weights: Weights) -> None:
         latent, work = self.dead.nonzero().flatten() if self.recipe.auxk else self.silent[:0], self.objective.work
-        if int(work.total(torch.tensor(len(latent)))):
+        if int(work.total(torch.tensor(len(latent), device=latent.device))):
             dead = Dead(latent, self.recipe.auxk, self.recipe.auxk_weight)
             add_auxk(gradient, sample, residual, weights, size=self.recipe.batch_size, dead=dead, work=work)
 
