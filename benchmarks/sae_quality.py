@@ -28,10 +28,14 @@ from sae_training import Shape as _Shape
 DEFAULTS = f"{OURS}, its defaults"
 VARIANTS = ("topk", "batch_topk", "jumprelu", "matryoshka", "gated", "relu")
 RATES = (2e-3, 5e-3)
-#: Steered by a penalty whose weight has to be found; ours finds its own.
-PENALISED = ("gated", "relu")
+#: Which peers are steered by a penalty whose weight has to be found; ours finds its own, as does SAELens's JumpReLU.
+PENALISED = {
+    "gated": ("sae-lens", "dictionary-learning"),
+    "relu": ("sae-lens", "dictionary-learning"),
+    "jumprelu": ("dictionary-learning", "overcomplete"),
+}
 #: Weights between which it is looked for, and how often the interval is halved.
-WEIGHTS, HALVINGS = (1e-3, 3e1), 5
+WEIGHTS, HALVINGS = (1e-3, 1e2), 8
 COLUMNS = ("fvu", "l0", "dead", "matched", "f1", "mmcs")
 #: Columns in which more is better.
 MORE = ("matched", "f1", "mmcs")
@@ -69,7 +73,7 @@ class Bench:
 
     def weight(self, lr: float) -> float:
         """The penalty's weight at which about k codes fire."""
-        if self.name in (OURS, DEFAULTS) or self.shape.variant not in PENALISED:
+        if self.name not in PENALISED.get(self.shape.variant, ()):
             return 1.0
         low, high = WEIGHTS
         for _ in range(HALVINGS):

@@ -53,7 +53,7 @@ def test_a_price_that_is_told_stays() -> None:
 
 @pytest.mark.parametrize("kind", [SizePrice, NumberPrice])
 def test_a_price_follows_the_codes(kind: type[Penalty]) -> None:
-    penalty = kind(10.0, times=4.0)
+    penalty = kind(10.0, times=4.0, until=0.5)
     weights = []
     for l0 in (60.0, 41.0, 39.0, 20.0):  # aimed at is 40 in the beginning
         penalty.steer(torch.tensor(l0), 0.0)
@@ -65,7 +65,7 @@ def test_a_price_follows_the_codes(kind: type[Penalty]) -> None:
 
 @pytest.mark.parametrize("kind", [SizePrice, NumberPrice])
 def test_its_state_is_all_there_is(kind: type[Penalty]) -> None:
-    one, other = (kind(10.0, scale=3.0, times=4.0) for _ in range(2))
+    one, other = (kind(10.0, scale=3.0, times=4.0, until=0.5) for _ in range(2))
     one.times = 1.0
     for l0 in (15.0, 11.0):
         one.steer(torch.tensor(l0), 0.5)

@@ -41,6 +41,8 @@ class JumpReLUSAE(PenalisedSAE):
     # of norm 1, or from few codes, most settle on sums of parts.
     rule: ClassVar[type[Penalty]] = NumberPrice
     first_times: ClassVar[float] = 6.0
+    first_share: ClassVar[float] = 1 / 8
+    settled: ClassVar[float] = 0.6
     free_norms: ClassVar[tuple[float, float]] = (0.4, 0.4)
 
     decoder_norm: Literal["unit", "free"] = "free"

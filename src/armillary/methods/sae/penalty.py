@@ -34,10 +34,6 @@ from armillary.methods.sae.weights import Weights
 
 #: Rows of all ranks from which the first level is chosen.
 ROWS = 256
-#: Share of the training at which the wanted number is aimed at.
-SETTLED = 0.6
-#: Largest share of the latents that is aimed at in the beginning: where most latents fire in most rows, they settle on sums of parts.
-MOST_FIRST = 1 / 8
 #: Relative distance from the target up to which a `NumberPrice` is in proportion to it.
 NEAR = 0.2
 #: Weight of the newest batch in the running mean that tells whether the number of codes comes nearer to the target.
@@ -53,8 +49,11 @@ class PenalisedSAE(SAE):
         InputError: l0 and sparsity are both given, or neither.
     """
 
-    #: How many times the wanted number of codes are aimed at in the beginning; it falls to the number itself at `SETTLED`.
+    #: How many times the wanted number of codes are aimed at in the beginning, and the share of the latents that it is at most.
     first_times: ClassVar[float] = 1.0
+    first_share: ClassVar[float] = 1.0
+    #: Share of the training at which the number itself is aimed at.
+    settled: ClassVar[float] = 0.0
 
     #: How the weight follows.
     rule: ClassVar[type[Penalty]]
@@ -75,8 +74,8 @@ class PenalisedSAE(SAE):
     def penalty(self, recipe: Recipe) -> Penalty:
         """The weight as it begins."""
         slowly = min(1.0, 1000 / recipe.n_steps)
-        times = min(self.first_times, MOST_FIRST * self.n_features / (self.l0 or 1))
-        return self.rule(self.l0, self.sparsity, scale=recipe.d / (self.l0 or 1), slowly=slowly, times=times)
+        times = min(self.first_times, self.first_share * self.n_features / (self.l0 or 1))
+        return self.rule(self.l0, self.sparsity, scale=recipe.d / (self.l0 or 1), slowly=slowly, times=times, until=self.settled)
 
 
 class Penalty(ABC):
@@ -88,6 +87,7 @@ class Penalty(ABC):
         scale: squared length that one of so many codes explains of a row.
         slowly: share of the usual rate, for long runs.
         times: how many times the target is aimed at in the beginning.
+        until: share of the training over which that falls to once.
     """
 
     #: Rate and gain of the rule above, and the weight at the beginning.
@@ -97,9 +97,16 @@ class Penalty(ABC):
 
     @final
     def __init__(
-        self, target: float | None, weight: float | None = None, *, scale: float = 1.0, slowly: float = 1.0, times: float = 1.0
+        self,
+        target: float | None,
+        weight: float | None = None,
+        *,
+        scale: float = 1.0,
+        slowly: float = 1.0,
+        times: float = 1.0,
+        until: float = 1.0,
     ) -> None:
-        self.target, self.times, self.scale, self.slowly = target, max(1.0, times), scale, slowly
+        self.target, self.times, self.until, self.scale, self.slowly = target, max(1.0, times), until, scale, slowly
         self.weight = self.integral = torch.tensor(self.first if weight is None else weight, dtype=torch.float64)
         self.usual: Tensor | None = None  # running mean of the codes that fire, as a share of those that are aimed at
 
@@ -118,7 +125,7 @@ class Penalty(ABC):
         """Take note of the mean number of codes of a batch; `progress` is the share of the training that is done."""
         if self.target is not None:
             self.integral = self.integral.to(l0.device)
-            share = l0 / (self.target * self.times ** max(0.0, 1 - progress / SETTLED))
+            share = l0 / (self.target * self.times ** max(0.0, 1 - progress / max(self.until, 1e-9)))
             usual = share if self.usual is None else self.usual.to(l0.device)
             self._follow(share, usual)
             self.usual = usual + RECENT * (share - usual)
