@@ -66,7 +66,7 @@ def test_a_missing_option_is_named_with_its_help() -> None:
         ({"n_features": "many"}, "option 'n_features' of Sample: should be a valid integer"),
         ({"n_features": 3, "kind": "sof"}, "option 'kind' of Sample: should be 'soft' or 'hard', got 'sof'"),
         ({"n_features": 3, "share": 1.5}, "option 'share' of Sample: should be less than 1, got 1.5"),
-        ({"n_features": 20, "kind": "hard"}, "option 'options' of Sample: hard needs at most 10 features"),
+        ({"n_features": 20, "kind": "hard"}, "Sample: hard needs at most 10 features"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(values: dict[str, object], expected: str) -> None:

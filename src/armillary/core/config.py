@@ -30,7 +30,9 @@ def _readable(config: type[Config], error: ValidationError) -> InputError:
     """The first problem of a validation as one line: which option, which value, what is allowed."""
     problems = error.errors()  # a name that is not known says more than the one it leaves missing
     problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
-    option = str(problem["loc"][0]) if problem["loc"] else "options"
+    if not problem["loc"]:  # of several options together
+        return InputError(f"{config.__name__}: {problem['msg'].removeprefix('Value error, ')}")
+    option = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
         return unknown(f"option of {config.__name__}", option, config.model_fields)
     if problem["type"] == "missing":

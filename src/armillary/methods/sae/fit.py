@@ -337,8 +337,10 @@ class SAEFit(Consumer):
 
     def finish(self) -> Decomposition:
         assert self._run is not None  # the loop refuses to read no rows at all
-        frame, trainer, points = self._run.frame, self._run.trainer, self._run.curve.points
-        weights, center = frame.weights_out(trainer.objective.outer(trainer.objective.work.whole(trainer.weights)))
+        trainer, points = self._run.trainer, self._run.curve.points
+        whole = trainer.objective.work.whole(trainer.weights)
+        frame = self._run.frame.to(whole.W_enc.device)
+        weights, center = frame.weights_out(trainer.objective.outer(whole))
         encoder = trainer.objective.encoder(weights, center, trainer.threshold / frame.unit)
         record = {"final": points[-1], "curve": points, **trainer.objective.record()}
         if len(self.targets) > 1:

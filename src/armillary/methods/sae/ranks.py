@@ -20,6 +20,8 @@ from armillary.methods.sae.weights import Weights
 
 #: Weights that do not belong to a latent.
 COMMON = ("b_dec", "W_skip")
+#: Rows of a tensor that are sent at once where ranks put a dictionary together.
+GATHERED_ROWS = 4096
 
 
 class Work(ABC):
@@ -145,10 +147,16 @@ class ByLatents(Work):
         return weights.given(own)
 
     def whole(self, weights: Weights) -> Weights:
-        found = {}
-        for name, tensor in weights.named().items():
-            if name not in COMMON:
-                found[name] = tensor.new_zeros(self.m, *tensor.shape[1:])
-                found[name][self.first : self.last] = tensor
-                distributed.sum_(found[name])
-        return weights.given(found)
+        return weights.given({name: self._gathered(tensor) for name, tensor in weights.named().items() if name not in COMMON}).to("cpu")
+
+    def _gathered(self, tensor: Tensor) -> Tensor:
+        """All ranks' rows, on the CPU: the dictionary may be too large for one device."""
+        found = torch.zeros(self.m, *tensor.shape[1:], dtype=tensor.dtype)
+        for first in range(0, self.m, GATHERED_ROWS):
+            part = tensor.new_zeros(min(GATHERED_ROWS, self.m - first), *tensor.shape[1:])
+            begin, end = max(first, self.first), min(first + len(part), self.last)
+            if begin < end:
+                part[begin - first : end - first] = tensor[begin - self.first : end - self.first]
+            distributed.sum_(part)
+            found[first : first + len(part)] = part.cpu()
+        return found
