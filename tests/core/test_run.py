@@ -16,7 +16,7 @@ from torch import Tensor
 
 import armillary as arm
 from armillary.core import run
-from armillary.core.artifact import read_state
+from armillary.core.artifact import read_state, write_state
 from armillary.core.method import Consumer, Pass
 from armillary.core.rows import Batch, TensorRows
 from armillary.core.run import drive
@@ -182,6 +182,15 @@ def test_interrupted_again_and_again(tmp_path: Path) -> None:
             continue
         break
     assert_equal(consumers, finished())
+
+
+def test_a_checkpoint_of_another_number_of_ranks_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    with pytest.raises(KeyboardInterrupt):
+        drive(plan(), Counted(x(), fail_before=3), checkpoint=path)
+    write_state(path, {**read_state(path), "world": 4})
+    with pytest.raises(MismatchError, match="is of 4 ranks, and 1 are running"):
+        drive(plan(), TensorRows(x()), checkpoint=path)
 
 
 def test_an_interrupt_without_a_checkpoint_still_interrupts() -> None:

@@ -87,7 +87,8 @@ class FreeRows(Decoder):
         # A threshold has no say in the norm: as it grows with the codes, which of them fire stays the same.
         to_norm = torch.linalg.vecdot(gradient.W_enc, parameters["W_enc"])  # [M]
         for name in of_codes:
-            to_norm += found[name] * parameters[name] if name != "threshold" else 0
+            if name != "threshold":
+                to_norm += found[name] * parameters[name]
         project_off(gradient.W_dec, weights.W_dec)
         d_W_dec = torch.addcmul(gradient.W_dec / norm, weights.W_dec, to_norm[:, None])
         return {**found, **{name: found[name] * norm[:, 0] for name in of_codes}, "W_enc": gradient.W_enc * norm, "W_dec": d_W_dec}
