@@ -27,7 +27,7 @@ from sae_training import Shape as _Shape
 
 DEFAULTS = f"{OURS}, its defaults"
 VARIANTS = ("topk", "batch_topk", "jumprelu", "matryoshka", "gated", "relu")
-RATES = (2e-3, 5e-3)
+RATES = (2e-3, 5e-3, 1e-2)
 #: Which peers are steered by a penalty whose weight has to be found; ours finds its own, as does SAELens's JumpReLU.
 PENALISED = {
     "gated": ("sae-lens", "dictionary-learning"),

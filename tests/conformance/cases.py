@@ -148,7 +148,7 @@ CASES = [
     Case("jumprelu-sae", JumpReLUSAE(n_features=24, l0=2, n_steps=500, batch_size=512, lr=5e-3), _sparse, _signed, enough=0.95),
     Case("relu-sae", ReLUSAE(n_features=24, l0=4, n_steps=200, batch_size=512, lr=2e-2), _sparse, _signed, enough=0.95),
     Case("relu-sae-annealed", ReLUSAE(n_features=24, l0=4, p_end=0.5, n_steps=200, batch_size=512, lr=2e-2), _sparse, _signed, enough=0.95),
-    Case("gated-sae", GatedSAE(n_features=24, l0=2, n_steps=200, batch_size=512, lr=2e-2), _sparse, _signed, enough=0.95),
+    Case("gated-sae", GatedSAE(n_features=24, l0=2, n_steps=200, batch_size=512, lr=1e-2), _sparse, _signed, enough=0.95),
     Case("matryoshka-sae", MatryoshkaSAE(n_features=16, k=2, n_steps=150, batch_size=512, lr=3e-2), _sparse, _signed, enough=0.94),
     Case("archetypal-sae", ArchetypalSAE(n_features=16, k=1, n_steps=200, batch_size=512, lr=3e-3), _lone, _signed, enough=0.95),
     Case("diffmeans", DiffMeans(), _classes, _difference),

@@ -11,7 +11,7 @@ Letters: N rows, D_in width of what is read, M latents, E codes.
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -35,7 +35,15 @@ class GatedSAE(PenalisedSAE):
         InputError: l0 and sparsity are both given, or neither.
     """
 
+    # Half of the latents fire at first, and all are small, as in `JumpReLUSAE`: so each finds a part of its own.
     rule: ClassVar[type[Penalty]] = SizePrice
+    first_times: ClassVar[float] = 12.0
+    first_share: ClassVar[float] = 1 / 2
+    settled: ClassVar[float] = 0.4
+    free_norms: ClassVar[tuple[float, float]] = (0.1, 0.1)
+
+    decoder_norm: Literal["unit", "free"] = "free"
+    """Train the norms of the atoms too, which recovers more, or hold them at norm 1."""
 
     def objective(self, recipe: Recipe) -> Objective:
         return Gated(self.penalty(recipe))
@@ -54,6 +62,8 @@ class Gated(PricedObjective):
         self.penalty = penalty
 
     def begin(self, weights: Weights, c: Tensor, *, is_fresh: bool) -> Weights:
+        if not is_fresh:
+            self.penalty.times = 1.0
         if weights.r_mag is not None:
             return weights
         # Of a fit that is gone on with, codes stay what they were: their bias becomes that of the magnitudes.
