@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from armillary.methods.diffmeans import DiffMeans as DiffMeans
     from armillary.methods.ica import ICA as ICA
     from armillary.methods.kmeans import KMeans as KMeans
+    from armillary.methods.nmf import NMF as NMF
     from armillary.methods.pca import PCA as PCA
     from armillary.methods.probe import Probe as Probe
     from armillary.methods.sae.abs_topk import AbsTopKSAE as AbsTopKSAE
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from armillary.methods.sae.matryoshka import MatryoshkaSAE as MatryoshkaSAE
     from armillary.methods.sae.relu import ReLUSAE as ReLUSAE
     from armillary.methods.sae.topk import TopKSAE as TopKSAE
+    from armillary.methods.snmf.semi_nmf import SemiNMF as SemiNMF
 
 __version__ = "0.1.0"
 
@@ -76,12 +78,14 @@ _HOME = {
     "MatchingPursuit": "core.pursuit",
     "MatryoshkaSAE": "methods.sae.matryoshka",
     "Method": "core.method",
+    "NMF": "methods.nmf",
     "NNLS": "core.pursuit",
     "OrthogonalPursuit": "core.pursuit",
     "PCA": "methods.pca",
     "Probe": "methods.probe",
     "ReLUSAE": "methods.sae.relu",
     "Report": "core.report",
+    "SemiNMF": "methods.snmf.semi_nmf",
     "SideBySide": "core.side_by_side",
     "Site": "core.site",
     "Subject": "core.study",

@@ -15,6 +15,8 @@
     ├── DiskFullError                  no room left to write
     └── OutOfMemoryError               not enough memory
 
+    NotIdentifiableWarning (UserWarning)   a fit whose features another seed would not find again
+
 A message says what was wrong, the value, what is allowed, and the nearest fix, in one line.
 """
 
@@ -82,6 +84,10 @@ class DiskFullError(ArmillaryError):
 
 class OutOfMemoryError(ArmillaryError):
     """The machine has too little memory for the sizes asked."""
+
+
+class NotIdentifiableWarning(UserWarning):
+    """A fit whose features another seed would not find again."""
 
 
 def nearest(value: str, allowed: Iterable[str], n: int = 3) -> list[str]:

@@ -22,6 +22,7 @@ from armillary.core.rows import Batch, Layout, Rows, TensorRows, batch_indices
 from armillary.methods.diffmeans import DiffMeans
 from armillary.methods.ica import ICA
 from armillary.methods.kmeans import KMeans
+from armillary.methods.nmf import NMF
 from armillary.methods.pca import PCA
 from armillary.methods.probe import Probe
 from armillary.methods.sae.abs_topk import AbsTopKSAE
@@ -32,6 +33,7 @@ from armillary.methods.sae.jump_relu import JumpReLUSAE
 from armillary.methods.sae.matryoshka import MatryoshkaSAE
 from armillary.methods.sae.relu import ReLUSAE
 from armillary.methods.sae.topk import TopKSAE
+from armillary.methods.snmf.semi_nmf import SemiNMF
 from conformance import planted
 from conformance.planted import Planted
 
@@ -123,6 +125,14 @@ def _two_ended() -> Planted:
     return planted.two_ended(N)
 
 
+def _groups() -> Planted:
+    return planted.groups(N)
+
+
+def _unsigned() -> Planted:
+    return planted.groups(N, is_signed=False)
+
+
 def _classes() -> Planted:
     return planted.classes(N)
 
@@ -151,6 +161,15 @@ CASES = [
     Case("gated-sae", GatedSAE(n_features=24, l0=2, n_steps=200, batch_size=512, lr=1e-2), _sparse, _signed, enough=0.95),
     Case("matryoshka-sae", MatryoshkaSAE(n_features=16, k=2, n_steps=150, batch_size=512, lr=3e-2), _sparse, _signed, enough=0.94),
     Case("archetypal-sae", ArchetypalSAE(n_features=16, k=1, n_steps=200, batch_size=512, lr=3e-3), _lone, _signed, enough=0.95),
+    Case("semi-nmf", SemiNMF(n_features=12, neurons_per_feature=4, max_rows=2000, batch_size=512), _groups, _signed, enough=0.98),
+    Case(
+        "semi-nmf-priced",
+        SemiNMF(n_features=12, neurons_per_feature=4, target_l0=2, max_rows=2000, batch_size=512, n_passes=2, n_init=2),
+        _groups,
+        _signed,
+        enough=0.98,
+    ),
+    Case("nmf", NMF(n_features=12, max_rows=2000, batch_size=512), _unsigned, _signed, enough=0.95),
     Case("diffmeans", DiffMeans(), _classes, _difference),
     Case("probe", Probe(max_rows=5000), _classes, _difference),
     Case("probe-ridge", Probe(kind="ridge"), _values, _signed),

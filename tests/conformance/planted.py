@@ -73,6 +73,19 @@ def sparse(n: int = 3000, d: int = 16, m: int = 12, *, k: int = 2, seed: int = 0
     return Planted(codes @ parts + 0.5, parts)
 
 
+def groups(n: int = 3000, d: int = 40, m: int = 12, *, entries: int = 4, k: int = 2, is_signed: bool = True, seed: int = 0) -> Planted:
+    """Positive combinations of k of M directions with few entries each, signed or not, and a little noise that keeps the rows' sign."""
+    generator = _generator(seed)
+    where = torch.rand(m, d, generator=generator).topk(entries, dim=1).indices
+    weight = 0.5 + torch.rand(m, entries, generator=generator)
+    weight *= torch.where(torch.rand(m, entries, generator=generator) < 0.5 * is_signed, -1.0, 1.0)
+    parts = torch.nn.functional.normalize(torch.zeros(m, d).scatter(1, where, weight), dim=1)
+    chosen = torch.rand(n, m, generator=generator).topk(k, dim=1).indices  # [N, k]
+    codes = torch.zeros(n, m).scatter(1, chosen, 1 + torch.rand(n, k, generator=generator))
+    noise = 0.02 * torch.randn(n, d, generator=generator)
+    return Planted(codes @ parts + (noise if is_signed else noise.abs()), parts)
+
+
 def two_ended(n: int = 3000, d: int = 16, m: int = 12, *, k: int = 2, seed: int = 0) -> Planted:
     """As `sparse`, but every coefficient has either sign."""
     generator = _generator(seed)

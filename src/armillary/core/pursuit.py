@@ -44,9 +44,13 @@ class NNLS(Config, EncoderRule):
     """Largest violation of the optimality conditions, relative to the row's largest inner product with an atom."""
     max_steps: int = Field(2000, ge=1)
     """Gradient steps after which a row is taken as it is."""
+    price: float = Field(0.0, ge=0)
+    """Cost of a coefficient's size (an L1 penalty), in the units of the rows; atoms count as of length one."""
+    debias: bool = True
+    """Where there is a price: solve again, without it, among the atoms that it left in use."""
 
     def bind(self, dictionary: Dictionary, encoder: Encoder | None = None) -> NNLSEncoder:
-        return NNLSEncoder(dictionary, self.tolerance, self.max_steps)
+        return NNLSEncoder(dictionary, self.tolerance, self.max_steps, self.price, self.debias)
 
 
 class Pursuit(Config, EncoderRule):
@@ -106,17 +110,21 @@ class NNLSEncoder(Encoder):
 
     Args:
         dictionary: what is searched.
-        tolerance, max_steps: see `NNLS`.
+        tolerance, max_steps, price, debias: see `NNLS`.
     """
 
     dictionary: Dictionary
     tolerance: float = 1e-4
     max_steps: int = 2000
+    price: float = 0.0
+    debias: bool = True
     fires: float | None = 0.0
 
     def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
         y = above_base(self.dictionary, x, target)
-        return dense_codes(nonnegative_least_squares(y, self._known, tolerance=self.tolerance, max_steps=self.max_steps))
+        solve = partial(nonnegative_least_squares, y, self._known, tolerance=self.tolerance, max_steps=self.max_steps)
+        found = solve(price=self.price)
+        return dense_codes(solve(within=found > 0) if self.price and self.debias else found)
 
     @cached_property
     def _known(self) -> Quadratic:
@@ -250,19 +258,34 @@ class Quadratic:
         return code @ self.gram if len(self.unit) <= self.unit.shape[1] else (code @ self.unit) @ self.unit.T
 
 
-def nonnegative_least_squares(y: Tensor, atoms: Tensor | Quadratic, *, tolerance: float = 1e-4, max_steps: int = 2000) -> Tensor:
-    """[N, M] the c >= 0 that minimises ||y - c @ atoms||^2, row by row.
+def nonnegative_least_squares(
+    y: Tensor,
+    atoms: Tensor | Quadratic,
+    *,
+    tolerance: float = 1e-4,
+    max_steps: int = 2000,
+    price: float = 0.0,
+    within: Tensor | None = None,
+) -> Tensor:
+    """[N, M] the c >= 0 that minimises ||y - c @ atoms||^2 / 2 + price * sum of c, row by row; the price is of atoms of length 1.
 
     Args:
         y: [N, D] rows.
         atoms: [M, D], or what was computed of them before.
-        tolerance: largest violation of the Karush-Kuhn-Tucker conditions, relative to the row's largest |<y, atom>| (atoms of length 1).
+        tolerance: largest violation of the Karush-Kuhn-Tucker conditions, relative to the row's largest <y, atom> > 0 (atoms of length 1).
         max_steps: gradient steps at most.
+        price: of a coefficient's size.
+        within: [N, M] bool, the coefficients that may differ from 0; all by default.
     """
     known = atoms if isinstance(atoms, Quadratic) else Quadratic.of(atoms.to(y.dtype))
     n_atoms = len(known.unit)
     rows = max(1, CHUNK // max(1, 4 * n_atoms))
-    found = [_fista(part @ known.unit.T, known, tolerance, max_steps) for part in torch.split(y, rows)]
+    # A coefficient that may not differ from 0 is one that nothing speaks for.
+    found = []
+    for i in range(0, len(y), rows):
+        b = y[i : i + rows] @ known.unit.T - price
+        b = b if within is None else b.masked_fill(~within[i : i + rows], -torch.inf)
+        found.append(_fista(b, known, tolerance, max_steps))
     return torch.cat(found) / known.norm if found else y.new_zeros(0, n_atoms)
 
 
@@ -289,13 +312,13 @@ def _fista(b: Tensor, known: Quadratic, tolerance: float, max_steps: int) -> Ten
 
 
 def violation(code: Tensor, b: Tensor, gram_code: Tensor) -> Tensor:
-    """[N] how far each row of codes is from the Karush-Kuhn-Tucker conditions of NNLS, relative to its largest |b|.
+    """[N] how far each row of codes is from the Karush-Kuhn-Tucker conditions of NNLS, relative to its largest b > 0.
 
     With g = code @ G - b, optimality is g = 0 where the code is positive and g >= 0 where it is 0.
     """
     gradient = gram_code - b
     wrong = torch.where(code > 0, gradient.abs(), (-gradient).clamp_min(0))
-    largest = b.abs().amax(1)
+    largest = b.amax(1).clamp_min(0)
     return wrong.amax(1) / torch.where(largest > 0, largest, 1.0)
 
 

@@ -21,9 +21,11 @@ METHODS: dict[str, str] = {
     "jumprelu-sae": "armillary.methods.sae.jump_relu:JumpReLUSAE",
     "kmeans": "armillary.methods.kmeans:KMeans",
     "matryoshka-sae": "armillary.methods.sae.matryoshka:MatryoshkaSAE",
+    "nmf": "armillary.methods.nmf:NMF",
     "pca": "armillary.methods.pca:PCA",
     "probe": "armillary.methods.probe:Probe",
     "relu-sae": "armillary.methods.sae.relu:ReLUSAE",
+    "semi-nmf": "armillary.methods.snmf.semi_nmf:SemiNMF",
     "topk-sae": "armillary.methods.sae.topk:TopKSAE",
 }
 

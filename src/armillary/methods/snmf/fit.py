@@ -1,0 +1,147 @@
+"""Fit: a factorisation in progress, driven by the one loop.
+
+A pass reads the rows in a shuffled order, so its first rows are a sample of all: these are factorised in memory (`solver`). Where there
+are more, the rest streams by (`stream`), and atoms move a little with every batch. Every further pass holds them still while it sums and
+moves them at its end, one exact iteration over all rows.
+
+Letters: n rows, D neurons, F features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor
+
+from armillary.core import distributed
+from armillary.core.decomposition import Decomposition
+from armillary.core.dictionary import Dictionary
+from armillary.core.method import Consumer, Pass, one_to_one, require_rows
+from armillary.core.pursuit import NNLSEncoder
+from armillary.core.rows import Batch, Layout, width
+from armillary.methods.snmf.solver import Data, Factors, Plan, solve
+from armillary.methods.snmf.stream import Stream
+
+if TYPE_CHECKING:
+    from armillary.methods.snmf.factorisation import Factorisation
+
+#: Rows that are factorised in memory, per feature, at least.
+ROWS_PER_FEATURE = 10
+#: Sweeps over the atoms at the end of an exact pass.
+SWEEPS = 3
+
+
+@final
+class Fit(Consumer):
+    """Gathers the first rows, factorises them, and lets the others stream by.
+
+    Args:
+        method: the options.
+        plan: their numbers for these rows.
+        layout: of the rows.
+        seed: of the order of the rows and of the first codes.
+        start: atoms [F, D] to begin from, or None.
+    """
+
+    merges = False  # ranks work together in every batch
+
+    def __init__(self, method: Factorisation, plan: Plan, layout: Layout, seed: int, start: Tensor | None) -> None:
+        self.method, self.plan, self.layout, self.seed, self.start = method, plan, layout, seed, start
+        self.epoch, self.n_rows = 0, 0
+        self.first: list[Tensor] = []  # rows to be factorised in memory, of all ranks
+        self.stream: Stream | None = None  # once they have been
+        self.scale = 1.0  # of the rows while they are worked on
+        self.record: dict[str, Any] = {}
+
+    def next_pass(self) -> Pass | None:
+        has_seen_all = self.epoch > 0 and self.n_rows <= self._n_first
+        if has_seen_all or self.epoch == self.method.n_passes:
+            return None
+        return Pass(self.method.batch_size, seed=self.seed, epoch=self.epoch)
+
+    @property
+    def _n_first(self) -> int:
+        return max(self.method.max_rows, ROWS_PER_FEATURE * self.method.n_features)
+
+    def update(self, batch: Batch) -> None:
+        x = batch.x.to(torch.float32, copy=True)  # a slice of a shard lies elsewhere in memory and is rounded otherwise
+        if self.stream is not None:
+            self._let_by(self.stream, x * self.scale)
+            return
+        # No more than asked for, whatever the batch: what is left of it is the first to stream by.
+        rows = distributed.gather_rows(x)
+        room = self._n_first - self.n_rows
+        self.first.append(rows[:room])
+        self.n_rows += min(room, len(rows))
+        if len(rows) > room:
+            self._factorise()
+            self._let_by(self._streaming, rows[room:][distributed.rank() :: distributed.world()] * self.scale)
+
+    @property
+    def _streaming(self) -> Stream:
+        assert self.stream is not None
+        return self.stream
+
+    def _let_by(self, stream: Stream, x: Tensor) -> None:
+        before = float(stream.totals[2])
+        stream.take(x, self.plan.budget)
+        if self.epoch == 0:
+            self.n_rows += round(float(stream.totals[2]) - before)
+            stream.move(self.plan.budget)
+
+    def _factorise(self) -> None:
+        """Solve for the rows gathered so far, as often as `n_init` says."""
+        x, self.first = torch.cat(self.first), []
+        require_rows(self.method, len(x), x.shape[1])
+        self.method.check(x)
+        self.scale = 2.0 ** -round(math.log2(float(x.abs().amax())))  # squares of tiny or huge rows would leave float32; exact
+        data = Data(x * self.scale)
+        n_init = 1 if self.start is not None else self.method.n_init
+        best = min((solve(data, self.plan, seed=self.seed + i, start=self.start) for i in range(n_init)), key=lambda run: run.trace[-1])
+        totals = torch.tensor([best.errors[-1] * data.squared, data.squared, len(x), best.l0 * len(x)], dtype=torch.float64)
+        self.stream = Stream(best.atoms, data.outer(best.codes), best.used, totals.to(x.device), best.price)
+        self.record = _record(best, len(x))
+
+    def end_pass(self) -> None:
+        if self.stream is None:
+            self._factorise()
+        if self.epoch > 0:
+            self._streaming.move(self.plan.budget, SWEEPS)
+        self.epoch += 1
+        if self.next_pass() is not None:
+            self._streaming.forget()
+
+    def state(self) -> Mapping[str, Any]:
+        stream = None if self.stream is None else self.stream.state()
+        first = torch.cat(self.first) if self.first else torch.zeros(0, width(self.layout))
+        return {"epoch": self.epoch, "n_rows": self.n_rows, "first": first, "stream": stream, "scale": self.scale, "record": self.record}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.epoch, self.n_rows, self.scale, self.record = state["epoch"], state["n_rows"], state["scale"], dict(state["record"])
+        self.first = [state["first"]] if len(state["first"]) else []
+        self.stream = None if state["stream"] is None else Stream.of(state["stream"])
+
+    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Nothing to do: every rank has the same."""
+
+    def finish(self) -> Decomposition:
+        stream = self._streaming
+        order = stream.used.diagonal().argsort(descending=True, stable=True)  # the feature that explains most is the first
+        dictionary = Dictionary.of_directions(stream.atoms[order].contiguous())
+        price = stream.price / self.scale
+        encoder = NNLSEncoder(dictionary, price=price)
+        about = {"relative_error": stream.error, "l0": stream.l0, "n_dead": stream.n_dead, "price": price}
+        return Decomposition(dictionary, encoder, **one_to_one(self.layout), provenance={**self.record, **about})
+
+    def describe(self) -> str:
+        return "sampling" if self.stream is None else f"error {self.stream.error:.4g}, {self.stream.l0:.3g} codes per row"
+
+
+def _record(factors: Factors, n: int) -> dict[str, Any]:
+    """What is kept of a solution for n rows."""
+    steps = enumerate(zip(factors.trace, factors.errors, strict=False), 1)
+    curve = [{"step": i, "objective": objective, "relative_error": error} for i, (objective, error) in steps]
+    return {"n_rows_in_memory": n, "n_iter": len(factors.trace), "n_revived": factors.n_revived, "curve": curve}
