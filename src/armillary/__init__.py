@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from armillary.core.pursuit import OrthogonalPursuit as OrthogonalPursuit
     from armillary.core.report import Estimate as Estimate
     from armillary.core.report import Report as Report
+    from armillary.core.selection import agreement as agreement
+    from armillary.core.selection import select as select
+    from armillary.core.selection import stability as stability
     from armillary.core.side_by_side import SideBySide as SideBySide
     from armillary.core.site import Site as Site
     from armillary.core.study import Subject as Subject
@@ -95,12 +98,15 @@ _HOME = {
     "TopKSAE": "methods.sae.topk",
     "Trackio": "core.journal",
     "WandB": "core.journal",
+    "agreement": "core.selection",
     "fit_many": "core.method",
     "harvest": "lm.harvest",
     "journal": "core.journal",
     "load": "core.artifact",
     "open": "core.activations",
     "reference_texts": "lm.reference.texts",
+    "select": "core.selection",
+    "stability": "core.selection",
 }
 _MODULES = {"errors": "errors", "formats": "methods.formats", "inspect": "inspect", "studies": "studies"}
 
