@@ -124,6 +124,15 @@ def test_the_readout_of_a_site_is_what_its_branch_adds(arch: str) -> None:
         )
 
 
+@pytest.mark.parametrize("arch", ["gemma2", "gemma3"])
+@pytest.mark.parametrize("inner, outer", [("attn_z.1", "attn_out.1"), ("mlp_act.1", "mlp_out.1")])
+def test_the_gain_of_a_norm_behind_the_map_is_part_of_the_readout(arch: str, inner: str, outer: str) -> None:
+    lm = tiny_lm(arch)
+    found = lm.capture("Lisbon is the capital", [inner, outer])
+    cosine = torch.cosine_similarity(found[inner] @ lm.readout(inner), found[outer], dim=-1)
+    assert cosine.min() > 1 - 1e-5
+
+
 def test_the_embedding_is_the_table_and_the_first_block_reads_more() -> None:
     lm = tiny_lm("gpt2")
     tokens = lm.tokenize(TEXTS[0])

@@ -26,10 +26,10 @@ from armillary.errors import CapabilityError, InputError, ShapeError
 from armillary.lm.fast import Fast
 from armillary.lm.hooks import Frame, Pass
 from armillary.lm.loading import Request, load, refuse_encoder_decoder
-from armillary.lm.sites import SiteMap, path_of, projection
+from armillary.lm.sites import SiteMap, norm_behind, path_of, projection
 from armillary.lm.tail import Tail
 from armillary.lm.tokenizing import as_documents, spellings, tokenize
-from armillary.lm.weights import frozen, weights_hash
+from armillary.lm.weights import frozen, gain, weights_hash
 
 if TYPE_CHECKING:
     from armillary.lm.generation import Generation
@@ -390,7 +390,8 @@ class LanguageModel:
     def readout(self, site: Site | str) -> Tensor:
         """[D_site, D] the linear map by which a site's vectors reach the residual stream, as (x @ readout); the bias is left out.
 
-        Identity for sites that lie in the residual stream or are added to it; a norm behind the map (Gemma-2, OLMo-2) is left out, too.
+        Identity for sites that lie in the residual stream or are added to it. Of a norm behind the map (Gemma-2, OLMo-2) the gain is part
+        of the map; it also divides each token by its own size, so there directions are exact and lengths are not.
 
         Raises:
             CapabilityError: another kind of site, or a model without a single such projection.
@@ -404,6 +405,8 @@ class LanguageModel:
         weight: Any = module.weight
         matrix: Tensor = weight if type(module).__name__ == "Conv1D" else weight.T  # Conv1D keeps [D_in, D_out]
         matrix = matrix.detach()
+        norm = norm_behind(self.sites.block(int(where.layer or 0)), where.kind)
+        matrix = matrix if norm is None else matrix * gain(norm, matrix)
         return matrix if where.head is None else matrix[self.sites.head_columns(where, len(matrix))]
 
     # ------------------------------------------------------------ relatives

@@ -154,6 +154,13 @@ def projection(block: nn.Module, kind: str) -> nn.Module | None:
     return None if pairs[1] is None else _child(block, pairs[1])
 
 
+def norm_behind(block: nn.Module, kind: str) -> nn.Module | None:
+    """The norm between that projection and the residual stream (Gemma-2, OLMo-2), None in most models."""
+    after_mlp = _first(block, _NORM_AFTER_MLP)
+    found = after_mlp if kind == "mlp_act" else _first(block, _NORM_AFTER_ATTENTION) if after_mlp else None
+    return None if found is None else _child(block, found)
+
+
 def find_blocks(root: nn.Module, config: Any = None) -> str | None:
     """Path of the list of blocks: of the lists as long as the config says (or of like modules), the one with most parameters."""
     n_layers = getattr(config, "num_hidden_layers", None)

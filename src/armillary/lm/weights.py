@@ -23,6 +23,15 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def gain(norm: nn.Module, like: Tensor) -> Tensor:
+    """[D] what a norm multiplies each entry of a row by, besides dividing by its size; `like` [..., D] is of its dtype and device."""
+    signs = torch.ones_like(like.flatten(0, -2)[:1])
+    signs[:, ::2] = -1  # size 1 and mean 0
+    with torch.no_grad():
+        found: Tensor = norm(signs) - norm(-signs)
+    return (found / (2 * signs))[0]
+
+
 def weights_hash(module: nn.Module) -> str:
     """40 hex digits that are equal exactly when names, shapes, dtypes and bytes of all parameters and buffers are."""
     digest = hashlib.sha256()

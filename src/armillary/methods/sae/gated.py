@@ -62,8 +62,7 @@ class Gated(PricedObjective):
         self.penalty = penalty
 
     def begin(self, weights: Weights, c: Tensor, *, is_fresh: bool) -> Weights:
-        if not is_fresh:
-            self.penalty.times = 1.0
+        weights = super().begin(weights, c, is_fresh=is_fresh)
         if weights.r_mag is not None:
             return weights
         # Of a fit that is gone on with, codes stay what they were: their bias becomes that of the magnitudes.

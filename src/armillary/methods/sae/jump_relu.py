@@ -76,8 +76,7 @@ class JumpReLU(PricedObjective):
         self.penalty, self.bandwidth = penalty, bandwidth
 
     def begin(self, weights: Weights, c: Tensor, *, is_fresh: bool) -> Weights:
-        if not is_fresh:
-            self.penalty.times = 1.0
+        weights = super().begin(weights, c, is_fresh=is_fresh)
         level = weights.threshold
         if level is None:
             level = torch.full_like(weights.b_enc, first_level(weights, c, self.penalty.first_target, self.work))

@@ -179,6 +179,11 @@ class PricedObjective(Objective):
 
     penalty: Penalty
 
+    def begin(self, weights: Weights, c: Tensor, *, is_fresh: bool) -> Weights:
+        if not is_fresh:  # what is gone on with is sparse already
+            self.penalty.times = 1.0
+        return weights
+
     def steer(self, l0: Tensor, progress: float) -> None:
         self.penalty.steer(l0, progress)
 

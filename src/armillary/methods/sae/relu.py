@@ -44,7 +44,11 @@ class ReLUSAE(PenalisedSAE):
         InputError: l0 and sparsity are both given, or neither.
     """
 
+    # Half of the latents may fire at first: as that number falls, each comes to stand for a part of its own.
     rule: ClassVar[type[Penalty]] = SizePrice
+    first_times: ClassVar[float] = 8.0
+    first_share: ClassVar[float] = 1 / 2
+    settled: ClassVar[float] = 0.4
 
     p_end: float = Field(default=1.0, gt=0, le=1)
     """Power of the codes in the penalty at the end of training; below 1, such as 0.2, it falls to that (p-annealing)."""
@@ -73,6 +77,7 @@ class ReLU(PricedObjective):
         return 1 - share * (1 - self.p_end)
 
     def begin(self, weights: Weights, c: Tensor, *, is_fresh: bool) -> Weights:
+        weights = super().begin(weights, c, is_fresh=is_fresh)
         if not is_fresh:
             return weights
         return weights.given({"b_enc": weights.b_enc - first_level(weights, c, self.penalty.first_target, self.work)})
