@@ -162,7 +162,12 @@ def solve(data: Data, plan: Plan, *, seed: int, start: Tensor | None = None) -> 
         now = given(start, data, plan)
     first = 0 if start is None or plan.solver == "multiplicative" else plan.warm_up
     for i in range(first, first + plan.n_iter):
+        before = (now.atoms.clone(), now.codes.clone(), now.used)
         _iterate(now, data, plan, i)
+        if i > plan.settled and now.trace[-1] > now.trace[-2]:  # by no more than rounding: this is the bottom
+            now.atoms, now.codes, now.used = before
+            del now.trace[-1], now.errors[-1]
+            break
         if _is_done(now, plan, i):
             break
     if plan.is_priced:

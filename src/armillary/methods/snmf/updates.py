@@ -68,7 +68,7 @@ def within(on: Tensor) -> Projection:
 
 def least_squares(linear: Tensor, gram: Tensor, ridge: float) -> Tensor:
     """All rows W [F, m] at once, without constraints: (G + r I) W = L, where r is `ridge` times the mean of G's diagonal."""
-    shift = ridge * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+    shift = (ridge * gram.diagonal().mean()).clamp_min(torch.finfo(gram.dtype).tiny)
     shifted = gram + shift * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     factor, info = torch.linalg.cholesky_ex(shifted)
     if int(info):  # rounding made it indefinite
