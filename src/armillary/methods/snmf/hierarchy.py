@@ -156,7 +156,7 @@ def _check(fit: Decomposition, n_features: Sequence[int]) -> None:
         raise InputError(
             f"levels become smaller from the fit's {fit.n_features} features up, got {list(n_features)}; try {_halved(fit.n_features)}"
         )
-    if not fit.dictionary.is_simple or fit.inputs != fit.targets:
+    if fit.dictionary.feature(0).kind != "direction" or not fit.dictionary.is_simple or fit.inputs != fit.targets:
         raise InputError(f"a hierarchy is of directions in the space that was read, got {fit!r}")
 
 
