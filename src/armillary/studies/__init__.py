@@ -14,11 +14,15 @@ from armillary.errors import unknown
 
 if TYPE_CHECKING:
     from armillary.core.study import Study
+    from armillary.studies.causal import core_exclusive as core_exclusive
     from armillary.studies.quality import fidelity as fidelity
+    from armillary.studies.quality import stability as stability
 
 #: Name of a study -> its module. The one place a new study is entered.
 STUDIES: dict[str, str] = {
+    "core_exclusive": "armillary.studies.causal.core_exclusive",
     "fidelity": "armillary.studies.quality.fidelity",
+    "stability": "armillary.studies.quality.stability",
 }
 
 __all__ = sorted(STUDIES)  # noqa: PLE0605

@@ -73,3 +73,17 @@ def test_its_state_is_all_there_is(kind: type[Penalty]) -> None:
     for penalty in (one, other):
         penalty.steer(torch.tensor(10.5), 0.6)
     assert float(one.weight) == float(other.weight)
+
+
+@pytest.mark.parametrize("kind", [arm.JumpReLUSAE, arm.GatedSAE, arm.ReLUSAE])
+def test_a_batch_in_parts_is_the_batch(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where many codes fire, rows are worked on one part after the other: the same gradient, and less memory."""
+    from armillary.methods.sae import penalty
+
+    x = mixtures(600, 32, 24, 4)
+    curves = []
+    for entries in (1 << 19, 500):
+        monkeypatch.setattr(penalty, "ENTRIES", entries)
+        curves.append(kind(n_features=96, l0=4, n_steps=20, batch_size=250).fit(x).provenance["curve"])
+    for whole, parts in zip(*curves, strict=True):
+        assert parts["l0"] == pytest.approx(whole["l0"], rel=1e-2) and parts["loss"] == pytest.approx(whole["loss"], rel=1e-3)

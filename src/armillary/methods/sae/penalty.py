@@ -38,6 +38,8 @@ ROWS = 256
 NEAR = 0.2
 #: Weight of the newest batch in the running mean that tells whether the number of codes comes nearer to the target.
 RECENT = 0.2
+#: Codes that are worked on at once: more rows than have so many are taken in parts, so that a dense beginning needs no more memory.
+ENTRIES = 1 << 19
 #: Share of the latents that fire at first where no number is wanted.
 FIRST_SHARE = 0.05
 
@@ -108,6 +110,7 @@ class Penalty(ABC):
     ) -> None:
         self.target, self.times, self.until, self.scale, self.slowly = target, max(1.0, times), until, scale, slowly
         self.weight = self.integral = torch.tensor(self.first if weight is None else weight, dtype=torch.float64)
+        self.l0 = 0.0 if target is None else target * self.times  # codes per row of the last batch
         self.usual: Tensor | None = None  # running mean of the codes that fire, as a share of those that are aimed at
 
     @property
@@ -123,6 +126,7 @@ class Penalty(ABC):
     @final
     def steer(self, l0: Tensor, progress: float) -> None:
         """Take note of the mean number of codes of a batch; `progress` is the share of the training that is done."""
+        self.l0 = float(l0)
         if self.target is not None:
             self.integral = self.integral.to(l0.device)
             share = l0 / (self.target * self.times ** max(0.0, 1 - progress / max(self.until, 1e-9)))
@@ -136,11 +140,12 @@ class Penalty(ABC):
 
     def state(self) -> dict[str, Any]:
         """Everything the next weight depends on."""
-        return {"weight": self.weight, "integral": self.integral, "usual": self.usual, "times": self.times}
+        return {"weight": self.weight, "integral": self.integral, "usual": self.usual, "times": self.times, "l0": self.l0}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over a state."""
-        self.weight, self.integral, self.usual, self.times = state["weight"], state["integral"], state["usual"], state["times"]
+        self.weight, self.integral, self.usual = state["weight"], state["integral"], state["usual"]
+        self.times, self.l0 = state["times"], state["l0"]
 
 
 @final
@@ -178,6 +183,9 @@ class PricedObjective(Objective):
     """What is minimised holds a price on codes. Abstract; subclasses set `penalty`."""
 
     penalty: Penalty
+
+    def n_parts(self, n: int) -> int:
+        return max(1, -(-round(n * self.penalty.l0) // ENTRIES))
 
     def begin(self, weights: Weights, c: Tensor, *, is_fresh: bool) -> Weights:
         if not is_fresh:  # what is gone on with is sparse already

@@ -57,6 +57,12 @@ class Weights:
         """The same with some replaced."""
         return replace(self, **tensors)
 
+    def add_(self, other: Weights) -> Weights:
+        """Add others of the same kinds, in place."""
+        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
+            mine.add_(theirs)
+        return self
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, *, copy: bool = False) -> Weights:
         """On a device, in a dtype."""
         return Weights(**{name: tensor.to(device, dtype, copy=copy) for name, tensor in self.named().items()})

@@ -1,0 +1,1 @@
+"""Does a feature cause what is said of it?"""
