@@ -56,7 +56,7 @@ SMOKE = {name: [replace(shapes[0], d_in=32, d_sae=256, k=4, batch=64, n_steps=6,
 HAS = {"jumprelu": ("sae-lens", "dictionary-learning", "overcomplete")}
 HAS |= dict.fromkeys(("matryoshka", "gated", "relu"), ("sae-lens", "dictionary-learning"))
 #: Steps that ours makes before steps are timed, where codes have to become sparse first.
-BEFORE = {"jumprelu": 190, "gated": 130, "relu": 40}
+BEFORE = {"jumprelu": 190, "gated": 130, "relu": 130}
 
 
 def planted(shape: Shape, n: int, folder: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_batch_in_parts_is_the_batch(kind: type, monkeypatch: pytest.MonkeyPat
 
     x = mixtures(600, 32, 24, 4)
     curves = []
-    for entries in (1 << 19, 500):
+    for entries in (1 << 18, 500):
         monkeypatch.setattr(penalty, "ENTRIES", entries)
         curves.append(kind(n_features=96, l0=4, n_steps=20, batch_size=250).fit(x).provenance["curve"])
     for whole, parts in zip(*curves, strict=True):

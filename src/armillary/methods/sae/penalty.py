@@ -39,7 +39,7 @@ NEAR = 0.2
 #: Weight of the newest batch in the running mean that tells whether the number of codes comes nearer to the target.
 RECENT = 0.2
 #: Codes that are worked on at once: more rows than have so many are taken in parts, so that a dense beginning needs no more memory.
-ENTRIES = 1 << 19
+ENTRIES = 1 << 18
 #: Share of the latents that fire at first where no number is wanted.
 FIRST_SHARE = 0.05
 

@@ -13,7 +13,7 @@ Letters: N rows, D_in and D widths of x and y, M latents, E active codes in all,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -45,6 +45,8 @@ class Sample:
 
     def parts(self, n: int) -> list[Sample]:
         """At most n samples of consecutive rows."""
+        if n == 1:
+            return [self]
         size = -(-len(self.x) // n)
         xs = torch.split(self.x, size)
         ys = xs if self.is_own else torch.split(self.y, size)
@@ -89,14 +91,6 @@ class Active:
     def of_entries(value: Tensor, latent: Tensor, row: Tensor, n: int, **more: Any) -> Active:
         """Codes [E] of N = `n` rows, in ascending order of rows."""
         return Active(value, latent, row, starts(row, n), **more)
-
-    @staticmethod
-    def joined(parts: Sequence[Active], sizes: Sequence[int]) -> Active:
-        """The codes of consecutive rows, of which each part has so many; without a bag, a cut or what the variant remembered."""
-        first = [sum(sizes[:i]) for i in range(len(sizes))]
-        row = torch.cat([part.row + n for part, n in zip(parts, first, strict=True)])
-        value, latent = (torch.cat([getattr(part, name) for part in parts]) for name in ("value", "latent"))
-        return Active.of_entries(value, latent, row, sum(sizes))
 
 
 def starts(bag_of: Tensor, n: int) -> Tensor:
@@ -226,21 +220,6 @@ def gradients(sample: Sample, objective: Objective, weights: Weights, *, size: i
         weights: the parameters.
         size: what the sum over rows is divided by: the batch's nominal size, so that a last, smaller batch counts for less.
     """
-    n_parts = objective.n_parts(len(sample.x))
-    if n_parts == 1:
-        return _gradients(sample, objective, weights, size)
-    gradient, actives, residuals = None, [], []
-    for part in sample.parts(n_parts):
-        found, active, residual = _gradients(part, objective, weights, size)
-        gradient = found if gradient is None else gradient.add_(found)
-        actives.append(active)
-        residuals.append(residual)
-    assert gradient is not None
-    return gradient, Active.joined(actives, [len(residual) for residual in residuals]), torch.cat(residuals)
-
-
-def _gradients(sample: Sample, objective: Objective, weights: Weights, size: int) -> tuple[Weights, Active, Tensor]:
-    """The same for rows that are worked on at once."""
     c = sample.centred(weights)  # [N, D_in]
     active = objective.active(c, weights)
     back = objective.back(active, _base(sample, c, weights), weights, size)

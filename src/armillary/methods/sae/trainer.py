@@ -68,6 +68,31 @@ class Recipe:
         return self.resample_every is not None and step % self.resample_every == 0 and step <= 0.9 * self.n_steps
 
 
+@dataclass
+class _Learnt:
+    """What some rows of a batch say.
+
+    Args:
+        gradient: of the weights.
+        sums: for the curve.
+        fired: [M] in how many rows each latent is not zero.
+        residual: [N, D] y_hat - y.
+        cut: the smallest code that was kept, where one bound serves all rows.
+    """
+
+    gradient: Weights
+    sums: Sums
+    fired: Tensor
+    residual: Tensor
+    cut: float | None
+
+    def add_(self, other: _Learnt) -> None:
+        """Take in further rows."""
+        self.gradient.add_(other.gradient)
+        self.sums, self.fired = self.sums + other.sums, self.fired + other.fired
+        self.residual = torch.cat([self.residual, other.residual])
+
+
 class Trainer:
     """Training in progress.
 
@@ -106,23 +131,36 @@ class Trainer:
     def step(self, sample: Sample) -> Sums:
         """One update from this rank's share of a batch, which may have no rows."""
         weights, recipe = self.weights, self.recipe
-        gradient, active, residual = gradients(sample, self.objective, weights, size=recipe.batch_size)
-        self._add_auxk(gradient, sample, residual, weights)
         work = self.objective.work
-        sums, fired = Sums.of(sample.y, residual, active, counts_rows=work.counts_rows), _fired(active, len(weights.b_enc))
+        learnt = self._learn(sample, weights)
+        gradient, sums, fired = learnt.gradient, learnt.sums, learnt.fired
+        self._add_auxk(gradient, sample, learnt.residual, weights)
         work.sum_gradient(gradient)
         distributed.sum_(sums.values)
         if isinstance(work, ByRows):
             distributed.sum_(fired)
         self._descend(weights, gradient)
-        if active.cut is not None:
-            self.threshold += (active.cut - self.threshold) * max(1 / (self.n_steps + 1), THRESHOLD_RATE)
+        if learnt.cut is not None:
+            self.threshold += (learnt.cut - self.threshold) * max(1 / (self.n_steps + 1), THRESHOLD_RATE)
         self.silent = (self.silent + sums.values[0].long()).masked_fill_(fired > 0, 0)
         self.n_steps += 1
         self.objective.steer(sums.l0, self.n_steps / recipe.n_steps)
         if recipe.resamples_after(self.n_steps):
-            self._resample(sample, residual)
+            self._resample(sample, learnt.residual)
         return sums
+
+    def _learn(self, sample: Sample, weights: Weights) -> _Learnt:
+        """What the rows of a sample say, one part after the other where all at once would need much memory."""
+        first, *others = sample.parts(self.objective.n_parts(len(sample.x)))
+        learnt = self._learn_part(first, weights)
+        for part in others:
+            learnt.add_(self._learn_part(part, weights))
+        return learnt
+
+    def _learn_part(self, sample: Sample, weights: Weights) -> _Learnt:
+        gradient, active, residual = gradients(sample, self.objective, weights, size=self.recipe.batch_size)
+        sums = Sums.of(sample.y, residual, active, counts_rows=self.objective.work.counts_rows)
+        return _Learnt(gradient, sums, _fired(active, len(weights.b_enc)), residual, active.cut)
 
     def _add_auxk(self, gradient: Weights, sample: Sample, residual: Tensor, weights: Weights) -> None:
         latent, work = self.dead.nonzero().flatten() if self.recipe.auxk else self.silent[:0], self.objective.work
