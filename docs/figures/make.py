@@ -292,6 +292,109 @@ def archetypal_sae() -> Figure:
     return figure
 
 
+def _neurons() -> Any:
+    """The planted neurons of the tests."""
+    sys.path.insert(0, str(HERE.parent.parent / "tests"))
+    import neurons
+
+    return neurons
+
+
+def semi_nmf() -> Figure:
+    """Error along the solution beside the paper's rule, and the tree of planted groups."""
+    from armillary.methods.snmf.solver import Data, Plan, solve
+    from armillary.methods.snmf.updates import Budget
+
+    figure, axes = panels(2)
+    data = _neurons().planted(1000, 1000, 40, share=0.02, actives=4, noise=0.5)
+    for solver, colour, name in (("hals", BLUE, "ours"), ("multiplicative", ORANGE, "the paper's rule")):
+        found = solve(Data(data.x), Plan(40, Budget(20), solver=solver, n_iter=100, tol=0.0), seed=0)
+        share = _neurons().recovery(found.atoms, data.atoms)
+        axes[0].plot(range(1, len(found.errors) + 1), found.errors, color=colour, label=f"{name}: {share:.0%} of the features found")
+    axes[0].axhline(data.error, color=INK, lw=0.8, ls="--")
+    axes[0].set(xlabel="iteration", ylabel="relative squared error", xscale="log", ylim=(0.15, 0.7))
+    axes[0].legend(loc="upper right", fontsize=7)
+    groups = _neurons().shared()
+    fit = arm.SemiNMF(n_features=30, neurons_per_feature=14, target_l0=2).fit(groups.x)
+    _overlaps(figure, axes[1], fit)
+    return figure
+
+
+def _overlaps(figure: Figure, axis: Any, fit: Any) -> None:
+    """Jaccard indices of features' neurons, in the order of the tree."""
+    from armillary.core.tree import overlap
+
+    tree = arm.snmf.tree(fit, within=0.85)
+    order = [leaf for root in tree.roots for leaf in tree.leaves(root)]
+    order += [leaf for leaf in range(fit.n_features) if leaf not in order]
+    values = overlap(fit.dictionary.atoms[order]).fill_diagonal_(float("nan"))
+    figure.colorbar(axis.imshow(values, cmap="Blues", vmin=0, vmax=0.5), ax=axis, label="Jaccard index")
+    axis.set(xlabel="feature", ylabel="feature", xticks=[], yticks=[])
+
+
+def shared_neurons() -> Figure:
+    """Overlaps of planted groups, and of the same features on random neurons."""
+    from dataclasses import replace
+
+    from armillary.core.selection import shuffle
+
+    figure, axes = panels(2)
+    groups = _neurons().shared()
+    fit = arm.SemiNMF(n_features=30, neurons_per_feature=14, target_l0=2).fit(groups.x)
+    _overlaps(figure, axes[0], fit)
+    dictionary = replace(fit.dictionary, atoms=shuffle(fit.dictionary.atoms, 0))
+    _overlaps(figure, axes[1], replace(fit, dictionary=dictionary))
+    axes[0].set_title("planted groups")
+    axes[1].set_title("random neurons")
+    return figure
+
+
+def nmf() -> Figure:
+    """Atoms of NMF and of PCA on rows made of bumps."""
+    figure, axes = panels(2)
+    g = torch.Generator().manual_seed(0)
+    place = torch.arange(60.0)
+    parts = torch.stack([torch.exp(-((place - centre) ** 2) / 18) for centre in (8, 20, 32, 44, 52)])
+    x = (torch.rand(800, 5, generator=g) * (torch.rand(800, 5, generator=g) < 0.4)) @ parts
+    for axis, method, name in ((axes[0], arm.NMF(n_features=5), "NMF"), (axes[1], arm.PCA(n_components=5), "PCA")):
+        axis.plot(torch.nn.functional.normalize(method.fit(x).dictionary.atoms, dim=1).T.numpy(), lw=1)
+        axis.set(title=name, xlabel="column", yticks=[])
+    return figure
+
+
+def stability() -> Figure:
+    """Cosines of features with their partners of other seeds, on arm-small's neurons."""
+    import warnings
+
+    figure, axes = panels(2)
+    lm = arm.LanguageModel("arm-small")
+    rows = arm.harvest(lm, arm.reference_texts(300), ["mlp_act.3"], out=tempfile.mkdtemp() + "/acts")["mlp_act.3"]
+    for axis, share, name in ((axes[0], 0.02, "2 % of the neurons per feature"), (axes[1], None, "any number of neurons")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", arm.errors.NotIdentifiableWarning)
+            found = arm.stability(arm.SemiNMF(n_features=100, neurons_per_feature=share), rows, seeds=3)
+        estimate = found.report["matched_cosine"]
+        axis.hist(found.cosine.mean(0), bins=np.linspace(0, 1, 41), color=BLUE)
+        axis.axvline(estimate.null, color=INK, lw=0.8, ls="--")
+        axis.set(title=f"{name}: {estimate.value:.2f}", xlabel="cosine with the partner", ylabel="features", xlim=(0, 1))
+    return figure
+
+
+def core_exclusive() -> Figure:
+    """The weekday experiment on arm-small."""
+    from armillary.app.replications import weekdays
+
+    result = weekdays.run(weekdays.Settings(out=tempfile.mkdtemp() + "/weekdays"))
+    table = result.facts["report"]["tables"]["change of logits"]
+    values = np.array([table[day] for day in weekdays.DAYS]).T
+    figure, axis = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    most = float(np.abs(values).max())
+    figure.colorbar(axis.imshow(values, cmap="RdBu", vmin=-most, vmax=most, aspect="auto"), ax=axis, label="change of logit")
+    axis.set_xticks(range(7), [day[:3] for day in weekdays.DAYS])
+    axis.set_yticks(range(8), table["amplified"])
+    return figure
+
+
 def fidelity() -> Figure:
     """Nats lost to each reconstruction, with intervals, between the ceiling (0) and the null (mean ablation)."""
     figure, (left, right) = panels(2)
@@ -322,7 +425,8 @@ def fidelity() -> Figure:
 
 
 SAES = (topk_sae, batch_topk_sae, abs_topk_sae, jumprelu_sae, relu_sae, gated_sae, matryoshka_sae, archetypal_sae)
-FIGURES = {f.__name__: f for f in (pca, kmeans, ica, diffmeans, probe, *SAES, fidelity)}
+STUDIES = (fidelity, stability, shared_neurons, core_exclusive)
+FIGURES = {f.__name__: f for f in (pca, kmeans, ica, nmf, semi_nmf, diffmeans, probe, *SAES, *STUDIES)}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or FIGURES:

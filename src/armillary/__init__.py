@@ -108,7 +108,7 @@ _HOME = {
     "select": "core.selection",
     "stability": "core.selection",
 }
-_MODULES = {"errors": "errors", "formats": "methods.formats", "inspect": "inspect", "studies": "studies"}
+_MODULES = {"errors": "errors", "formats": "methods.formats", "inspect": "inspect", "snmf": "methods.snmf", "studies": "studies"}
 
 __all__ = sorted([*_HOME, *_MODULES])  # noqa: PLE0605
 

@@ -15,6 +15,7 @@ from armillary.errors import unknown
 if TYPE_CHECKING:
     from armillary.core.study import Study
     from armillary.studies.causal import core_exclusive as core_exclusive
+    from armillary.studies.geometry import shared_neurons as shared_neurons
     from armillary.studies.quality import fidelity as fidelity
     from armillary.studies.quality import stability as stability
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 STUDIES: dict[str, str] = {
     "core_exclusive": "armillary.studies.causal.core_exclusive",
     "fidelity": "armillary.studies.quality.fidelity",
+    "shared_neurons": "armillary.studies.geometry.shared_neurons",
     "stability": "armillary.studies.quality.stability",
 }
 

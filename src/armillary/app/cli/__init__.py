@@ -4,6 +4,7 @@
     fit       activations -> a decomposition          inspect  what one feature stands for
     convert   another tool's autoencoder, and back    verify   checksums of a folder
     plan      disk, memory and time before a run      demo     all of it, from a model and a text to one page
+    replicate a paper's experiment on one's own model
 
 A command is a `click.Command` named `command` in a module of its own name.
 """
@@ -24,7 +25,7 @@ from armillary import __version__
 from armillary.app.cli.errors import guarded
 from armillary.app.cli.options import Family
 
-COMMANDS = ("demo", "harvest", "fit", "study", "inspect", "convert", "plan", "verify")
+COMMANDS = ("demo", "harvest", "fit", "study", "inspect", "replicate", "convert", "plan", "verify")
 
 
 class Armillary(Family):

@@ -1,0 +1,1 @@
+"""How features lie to each other."""
