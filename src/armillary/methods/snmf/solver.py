@@ -11,7 +11,7 @@ Letters: n rows, D neurons, F features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -45,6 +45,10 @@ WINDOW = 5
 DEAD = 1e-8
 #: Rows whose squared residual is below this share of the mean row's square are explained: no feature is begun from them.
 EXPLAINED = 1e-9
+#: Warm-up and fading need no more rows than these, and no more than so many per feature; descent takes all.
+FIRST_ROWS, FIRST_ROWS_PER_FEATURE = 2000, 20
+#: Sweeps over the codes of rows that are met for the first time.
+CARRIED_SWEEPS = 6
 #: Steps of accelerated gradient per iteration.
 STEPS = 10
 #: Iterations that remove the shrinkage a price leaves behind, and sweeps over the codes in each.
@@ -113,6 +117,11 @@ class Data:
         self.x, self.x_t = x.contiguous(), x.T.contiguous()
         self.squared = float(x.square().sum(dtype=torch.float64))
 
+    def part(self, n: int) -> Data:
+        """About n of the rows, evenly spread; all where there are fewer than twice as many."""
+        step = len(self.x) // n
+        return self if step < 2 else Data(self.x[::step])
+
     def outer(self, codes: Tensor) -> Tensor:
         """Y X [F, D]."""
         return product(codes, self.x_t)
@@ -155,24 +164,40 @@ def solve(data: Data, plan: Plan, *, seed: int, start: Tensor | None = None) -> 
         seed: of the random beginning.
         start: atoms [F, D] to begin from instead.
     """
-    if start is None:
-        codes = first_codes(data.x, plan.n_features, plan.init, seed)
-        now = Factors(data.x.new_zeros(plan.n_features, data.x.shape[1]), codes, gram_of_codes(codes))
-    else:
-        now = given(start, data, plan)
-    first = 0 if start is None or plan.solver == "multiplicative" else plan.warm_up
+    is_new = start is None and plan.solver != "multiplicative"
+    here = data.part(max(FIRST_ROWS, FIRST_ROWS_PER_FEATURE * plan.n_features)) if is_new else data
+    now = begun(here, plan, seed) if start is None else given(start, data, plan)
+    first = 0 if is_new or plan.solver == "multiplicative" else plan.warm_up
     for i in range(first, first + plan.n_iter):
+        if i == plan.settled and here is not data:
+            here, now = data, carried(now, data, plan)
         before = (now.atoms.clone(), now.codes.clone(), now.used)
-        _iterate(now, data, plan, i)
+        _iterate(now, here, plan, i)
         if i > plan.settled and now.trace[-1] > now.trace[-2]:  # by no more than rounding: this is the bottom
             now.atoms, now.codes, now.used = before
             del now.trace[-1], now.errors[-1]
             break
         if _is_done(now, plan, i):
             break
+    now = now if here is data else carried(now, data, plan)
     if plan.is_priced:
         debias(now, data, plan.budget)
     return now
+
+
+def begun(data: Data, plan: Plan, seed: int) -> Factors:
+    """Factors with their first codes, whose atoms follow."""
+    codes = first_codes(data.x, plan.n_features, plan.init, seed)
+    return Factors(data.x.new_zeros(plan.n_features, data.x.shape[1]), codes, gram_of_codes(codes))
+
+
+def carried(now: Factors, data: Data, plan: Plan) -> Factors:
+    """The same atoms with codes for all rows."""
+    inner, gram = plan.budget.inner(now.atoms, data.x, data.x_t), product(now.atoms, now.atoms)
+    codes = torch.zeros_like(inner)
+    for _ in range(CARRIED_SWEEPS):
+        sweep(codes, inner, gram, nonnegative(now.price))
+    return replace(now, codes=codes, used=gram_of_codes(codes))
 
 
 def given(atoms: Tensor, data: Data, plan: Plan) -> Factors:
