@@ -15,7 +15,7 @@
     ├── DiskFullError                  no room left to write
     └── OutOfMemoryError               not enough memory
 
-    NotIdentifiableWarning (UserWarning)   a fit whose features another seed would not find again
+Warnings are of the kind ArmillaryWarning: what the reader of a result has to know. The command shows them in a line each.
 
 A message says what was wrong, the value, what is allowed, and the nearest fix, in one line.
 """
@@ -86,7 +86,11 @@ class OutOfMemoryError(ArmillaryError):
     """The machine has too little memory for the sizes asked."""
 
 
-class NotIdentifiableWarning(UserWarning):
+class ArmillaryWarning(UserWarning):
+    """What the reader of a result has to know."""
+
+
+class NotIdentifiableWarning(ArmillaryWarning):
     """A fit whose features another seed would not find again."""
 
 

@@ -18,17 +18,22 @@ from typing import Any, get_args
 import pytest
 import torch
 
+import armillary as arm
 from armillary.core.artifact import take_apart
 from armillary.core.config import Config
 from armillary.core.report import Report
 from armillary.core.study import Need, Subject
 from armillary.errors import InputError
 from armillary.studies import STUDIES, load
+from support import TEXTS, tiny_lm
 from toys import RESID, ToyLM, own_texts, random_sae, toy_rows
 
 DOCS = Path(__file__).parents[2] / "docs" / "studies"
 #: Settings that keep a study quick; defaults otherwise.
-QUICK: dict[str, dict[str, Any]] = {"fidelity": {"n_bootstrap": 100}}
+QUICK: dict[str, dict[str, Any]] = {
+    "fidelity": {"n_bootstrap": 100},
+    "core_exclusive": {"features": (0, 1), "words": ("Lisbon", "Porto"), "prompts": ("The capital is", "We went to"), "n_draws": 10},
+}
 
 pytestmark = pytest.mark.parametrize("name", sorted(STUDIES))
 
@@ -40,8 +45,16 @@ def toy_subjects() -> list[Subject]:
     return [Subject(random_sae(rows, seed=seed), rows=rows, model=model, name=f"sae {seed}") for seed in (0, 1)]
 
 
+def sparse_subjects() -> list[Subject]:
+    """Two factorisations of the neurons of a random model."""
+    lm = tiny_lm("llama")
+    rows = lm.rows(TEXTS * 8, "mlp_act.1")
+    method = arm.SemiNMF(n_features=6, neurons_per_feature=12)
+    return [Subject(method.fit(rows, seed=seed), rows=rows, model=lm, name=f"groups {seed}") for seed in (0, 1)]
+
+
 #: Study -> its subjects, where `toy_subjects` lack something it needs.
-SUBJECTS: dict[str, Callable[[], list[Subject]]] = {}
+SUBJECTS: dict[str, Callable[[], list[Subject]]] = {"core_exclusive": sparse_subjects, "shared_neurons": sparse_subjects}
 
 
 def study(name: str) -> ModuleType:
@@ -147,8 +160,9 @@ def test_the_report_draws_itself(name: str, tmp_path: Path) -> None:
 
 def test_what_is_missing_is_an_input_error(name: str) -> None:
     bare = subjects(name)[0].what
-    with pytest.raises(InputError):
-        study(name).run(bare, config=settings(name))
+    if study(name).needs > {"fit"}:
+        with pytest.raises(InputError):
+            study(name).run(bare, config=settings(name))
     with pytest.raises(InputError, match="at least one subject"):
         study(name).run([], config=settings(name))
 

@@ -10,7 +10,7 @@ import pytest
 from armillary import errors
 from armillary.errors import ArmillaryError, InputError, UnknownNameError, missing_extra, nearest, unknown
 
-CLASSES = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and kind.__module__ == errors.__name__}
+CLASSES = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, ArmillaryError)}
 
 
 def drawn() -> dict[str, str]:

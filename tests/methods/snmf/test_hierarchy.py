@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import armillary as arm
 from armillary.core.tree import by_overlap
-from armillary.errors import InputError
+from armillary.errors import ArmillaryWarning, InputError
 from armillary.methods.snmf.hierarchy import Products, hierarchy, refined
 from armillary.methods.snmf.updates import Budget
 from neurons import Neurons, groups_of, planted, shared
@@ -77,7 +77,7 @@ def test_every_round_of_refining_lowers_the_error_and_keeps_what_is_zero() -> No
 def test_a_level_that_explains_almost_nothing_is_told() -> None:
     data = planted(600, 300, 20, share=0.03, actives=3)
     fit = arm.SemiNMF(n_features=20, neurons_per_feature=9).fit(data.x)
-    with pytest.warns(UserWarning, match="the level of 2 features explains"):
+    with pytest.warns(ArmillaryWarning, match="the level of 2 features explains"):
         hierarchy(fit, data.x, [2])
 
 

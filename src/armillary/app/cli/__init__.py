@@ -82,7 +82,19 @@ def _keep_libraries_quiet() -> None:
     if not sys.warnoptions and not os.environ.get("ARMILLARY_DEBUG"):
         import warnings
 
+        from armillary.errors import ArmillaryWarning
+
         warnings.simplefilter("ignore")
+        warnings.simplefilter("always", ArmillaryWarning)
+        warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes six arguments, of which one is of use
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    """Ours in one line, as errors are."""
+    from armillary.app.cli.screen import is_first_rank
+
+    if is_first_rank():
+        print(f"note: {message}", file=sys.stderr, flush=True)
 
 
 def _wait_asleep() -> None:

@@ -158,6 +158,9 @@ def _of_field(name: str, field: FieldInfo) -> click.Option:
     is_switch = metavar(field.annotation) == "BOOL"
     spelling = f"--{dashed}/--no-{dashed}" if is_switch else f"--{dashed}"
     settings: dict[str, Any] = {"required": True} if field.is_required() else {"default": None}
+    if get_origin(field.annotation) is tuple:
+        kind = get_args(field.annotation)[0]
+        return Several([spelling, name], help=_help(field), type=str if kind is str else typed, metavar=f"{metavar(kind)}...", **settings)
     if is_switch:
         settings["is_flag"] = True
     else:

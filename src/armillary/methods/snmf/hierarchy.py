@@ -25,7 +25,7 @@ from armillary.core.rows import Batch, as_rows
 from armillary.core.run import drive
 from armillary.core.summary import OnePass, Summary
 from armillary.core.tree import FeatureTree
-from armillary.errors import InputError
+from armillary.errors import ArmillaryWarning, InputError
 from armillary.methods.snmf.solver import Data, Plan, solve
 from armillary.methods.snmf.updates import Budget, gram_of_codes, sweep
 
@@ -134,7 +134,7 @@ def hierarchy(
         InputError: levels that do not become smaller, atoms that are not sparse directions, or codes below 0.
 
     Warns:
-        UserWarning: a level explains little of what the features explain.
+        ArmillaryWarning: a level explains little of what the features explain.
     """
     _check(fit, n_features)
     atoms = fit.dictionary.atoms.float()
@@ -247,6 +247,6 @@ def _warn(sizes: Sequence[int], errors: Sequence[float]) -> None:
             warnings.warn(
                 f"the level of {size} features explains {1 - error:.2g} of the activations' squares, the {sizes[0]} features at the bottom "
                 f"{1 - errors[0]:.2g}; take levels that become smaller more slowly",
-                UserWarning,
+                ArmillaryWarning,
                 stacklevel=4,
             )

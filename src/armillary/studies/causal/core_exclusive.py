@@ -47,11 +47,11 @@ CORE = "core"
 class Config(Settings):
     """Settings of the study."""
 
-    features: tuple[int, ...]
-    """The siblings."""
-    words: tuple[str, ...]
-    """The word of each sibling, as it follows a prompt: its first token is read."""
-    prompts: tuple[str, ...]
+    features: tuple[int, ...] = ()
+    """The siblings; at least two have to be named."""
+    words: tuple[str, ...] = ()
+    """The word of each sibling, whose first token is read; a space is put before it where a prompt ends without one."""
+    prompts: tuple[str, ...] = ()
     """Texts after which any of the words may come."""
     quorum: float = Field(0.8, gt=0, le=1)
     """Share of the siblings that have a neuron for it to be of the core."""
@@ -63,7 +63,7 @@ class Config(Settings):
     """Of the draws."""
 
 
-def run(subjects: Subjects, *, config: Config) -> Report:
+def run(subjects: Subjects, *, config: Config = Config()) -> Report:  # noqa: B008 (frozen)
     """Amplify shared and exclusive neurons of features and read what it does to their words.
 
     Args:
@@ -104,7 +104,12 @@ def _report(subject: Subject, config: Config) -> Report:
             f"{config.n_draws} draws. Intervals: bootstrap over features, of core_lift over prompts."
         ],
         warnings=warnings,
-        provenance={"fit": dict(fit.provenance), "model": model.name, "settings": config.model_dump(mode="json")},
+        provenance={
+            "study": "core_exclusive",
+            "fit": dict(fit.provenance),
+            "model": model.name,
+            "settings": config.model_dump(mode="json"),
+        },
         seconds=time.monotonic() - began,
     )
 
@@ -161,8 +166,9 @@ def first_tokens(model: Model, prompts: Sequence[str], words: Sequence[str]) -> 
     """
     if not prompts:
         raise InputError("at least one prompt is needed")
-    n = len(_ids(model, prompts[0]))
-    found = [_ids(model, prompts[0] + word)[n] for word in words]
+    n, prompt = len(_ids(model, prompts[0])), prompts[0]
+    spaced = [word if prompt[-1:].isspace() or word[:1].isspace() else f" {word}" for word in words]
+    found = [_ids(model, prompt + word)[n] for word in spaced]
     for i, token in enumerate(found):
         if token in found[:i]:
             one, other = words[found.index(token)], words[i]

@@ -76,7 +76,7 @@ def _report(subject: Subject, config: Config) -> Report:
         {"features": _features(tree), "neurons": _neurons(atoms)},
         {"shared neurons": _heat_map(shared, tree), "tree": tree.figure()},
         notes=["Null: each feature's weights on neurons drawn at random. Intervals: bootstrap over features, of joined Wilson's."],
-        provenance={"subject": subject.label, "settings": config.model_dump(mode="json")},
+        provenance={"study": "shared_neurons", "subject": subject.label, "settings": config.model_dump(mode="json")},
         seconds=time.monotonic() - began,
     )
 
