@@ -10,6 +10,7 @@ from torch import Tensor
 from armillary.methods.snmf.updates import (
     Budget,
     accelerate,
+    apart,
     gram_of_codes,
     least_squares,
     multiply,
@@ -17,6 +18,7 @@ from armillary.methods.snmf.updates import (
     quadratic,
     squared_error,
     sweep,
+    sweep_codes,
     violation,
     within,
 )
@@ -90,6 +92,26 @@ def test_sweeps_solve_nonnegative_least_squares() -> None:
     oracle = torch.stack([torch.from_numpy(nnls(Z.T.numpy(), row.numpy())[0]) for row in X], dim=1)
     torch.testing.assert_close(y, oracle, rtol=1e-8, atol=1e-10)
     assert violation(y, Z @ X.T, Z @ Z.T) < 1e-10 < violation(Y, Z @ X.T, Z @ Z.T)
+
+
+@pytest.mark.parametrize("price", [0.0, 0.3])
+def test_groups_of_features_that_share_nothing_are_solved_to_the_same_codes(price: float) -> None:
+    z = torch.zeros(12, 40, dtype=torch.float64)
+    for i in range(12):
+        z[i, 3 * (i % 6) : 3 * (i % 6) + 4] = draw(4, seed=i)  # each meets its twin and its neighbours
+    x, groups = draw(30, 40), apart(z @ z.T)
+    assert sorted(i for group in groups for i in group.tolist()) == list(range(12)) and len(groups) <= 4
+    for group in groups:
+        assert ((z[group] != 0).sum(0) <= 1).all()
+    together, alone = torch.zeros(12, 30, dtype=torch.float64), torch.zeros(12, 30, dtype=torch.float64)
+    sweep_codes(together, z @ x.T, z @ z.T, 300, price=price)
+    for _ in range(300):
+        sweep(alone, z @ x.T, z @ z.T, nonnegative(price))
+    torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-9)
+    on = alone > 0.1
+    sweep_codes(together, z @ x.T, z @ z.T, 5, on=on)
+    assert (together[~on] == 0).all() and together.min() >= 0
+    assert apart(torch.ones(4, 4)) == []
 
 
 def test_codes_outside_their_support_stay_zero() -> None:

@@ -25,10 +25,9 @@ from armillary.methods.snmf.updates import (
     gram_of_codes,
     least_squares,
     multiply,
-    nonnegative,
     squared_error,
     sweep,
-    within,
+    sweep_codes,
 )
 
 Solver = Literal["hals", "fista", "multiplicative"]
@@ -195,8 +194,7 @@ def carried(now: Factors, data: Data, plan: Plan) -> Factors:
     """The same atoms with codes for all rows."""
     inner, gram = plan.budget.inner(now.atoms, data.x, data.x_t), product(now.atoms, now.atoms)
     codes = torch.zeros_like(inner)
-    for _ in range(CARRIED_SWEEPS):
-        sweep(codes, inner, gram, nonnegative(now.price))
+    sweep_codes(codes, inner, gram, CARRIED_SWEEPS, price=now.price)
     return replace(now, codes=codes, used=gram_of_codes(codes))
 
 
@@ -242,8 +240,7 @@ def _update_codes(now: Factors, data: Data, plan: Plan, i: int) -> None:
     inner, gram = plan.budget.inner(now.atoms, data.x, data.x_t), product(now.atoms, now.atoms)  # Z X^T [F, n], Z Z^T [F, F]
     now.price = _price(now, plan, i, float(inner.amax(1).median()))
     if plan.solver == "hals":
-        for _ in range(plan.n_sweeps):
-            sweep(now.codes, inner, gram, nonnegative(now.price))
+        sweep_codes(now.codes, inner, gram, plan.n_sweeps, price=now.price)
     elif plan.solver == "fista":
         now.codes = accelerate(now.codes, inner, gram, now.price, STEPS)
     else:
@@ -290,7 +287,6 @@ def debias(now: Factors, data: Data, budget: Budget) -> None:
         sweep(now.atoms, data.outer(now.codes), gram_of_codes(now.codes).to(now.codes), budget.of_any_norm)
         _normalise(now)
         inner, gram = budget.inner(now.atoms, data.x, data.x_t), product(now.atoms, now.atoms)
-        for _ in range(DEBIASING_SWEEPS):
-            sweep(now.codes, inner, gram, within(on))
+        sweep_codes(now.codes, inner, gram, DEBIASING_SWEEPS, on=on)
     now.used = gram_of_codes(now.codes)
     now.errors.append(squared_error(data.squared, inner, gram, now.codes, now.used) / data.squared)

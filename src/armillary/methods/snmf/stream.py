@@ -20,7 +20,7 @@ from torch import Tensor
 from armillary.core import distributed
 from armillary.core.onednn import linear as product
 from armillary.methods.snmf.solver import DEAD, EXPLAINED
-from armillary.methods.snmf.updates import Budget, gram_of_codes, nonnegative, squared_error, sweep, within
+from armillary.methods.snmf.updates import Budget, gram_of_codes, squared_error, sweep, sweep_codes
 
 #: Sweeps over the codes of a batch, which begin at 0.
 SWEEPS = 5
@@ -70,12 +70,9 @@ class Stream:
         x_t = x.T.contiguous()
         inner, gram = budget.inner(self.atoms, x, x_t), product(self.atoms, self.atoms)
         codes = torch.zeros_like(inner)
-        for _ in range(SWEEPS):
-            sweep(codes, inner, gram, nonnegative(self.price))
+        sweep_codes(codes, inner, gram, SWEEPS, price=self.price)
         if self.price:  # it has chosen the codes, and made them too small
-            on = codes > 0
-            for _ in range(SWEEPS):
-                sweep(codes, inner, gram, within(on))
+            sweep_codes(codes, inner, gram, SWEEPS, on=codes > 0)
         outer, used, squared = product(codes, x_t), gram_of_codes(codes), float(x.square().sum(dtype=torch.float64))
         counts = [squared_error(squared, inner, gram, codes, used), squared, len(x), int((codes > 0).sum())]
         totals = torch.tensor(counts, dtype=torch.float64, device=x.device)

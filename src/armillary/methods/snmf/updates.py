@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,8 @@ from armillary.core.onednn import linear as product
 BLOCK = 16
 #: A row whose curvature is below this share of the mean one is left alone: nothing would tell where it should go.
 FLAT = 1e-10
+#: Features are updated group by group where there are at least so many per group.
+GROUPED = 3
 #: Rows whose products are summed in float32.
 STRETCH = 32
 #: Floor of the multiplicative rule's quotient, as a share of the mean inner product.
@@ -54,6 +57,46 @@ def sweep(w: Tensor, linear: Tensor, gram: Tensor, project: Projection) -> None:
                 row = project(torch.add(w[f], slope[f - first], alpha=1 / curvature[f]), f, curvature[f])
                 slope[f - first + 1 :].addr_(gram[f + 1 : last, f], row - w[f], alpha=-1)
                 w[f] = row
+
+
+def sweep_codes(codes: Tensor, linear: Tensor, gram: Tensor, n_sweeps: int, *, price: float = 0.0, on: Tensor | None = None) -> None:
+    """Update codes [F, n] so many times, in place; features that share no neuron are updated together, which comes to the same.
+
+    Args:
+        codes: Y.
+        linear: P = Z X^T [F, n].
+        gram: Q = Z Z^T [F, F].
+        n_sweeps: how often.
+        price: of a code's size.
+        on: [F, n] bool, the codes that may differ from 0; all by default.
+    """
+    groups = apart(gram) if gram.device.type == "cpu" else []
+    if not groups:
+        for _ in range(n_sweeps):
+            sweep(codes, linear, gram, nonnegative(price) if on is None else within(on))
+        return
+    parts = [(group, gram[group], linear[group] - price, None if on is None else on[group]) for group in groups]
+    for group, rows, push, may in parts * n_sweeps:
+        curvature = rows.gather(1, group[:, None])  # [g, 1] G_ff
+        new = torch.addmm(push, rows, codes, alpha=-1).div_(curvature).add_(codes[group]).clamp_min_(0)
+        codes[group] = new if may is None else new.mul_(may)
+
+
+def apart(gram: Tensor) -> list[Tensor]:
+    """Groups of features none of which has a neuron in common with another of its group, greedily; none where they would be too many.
+
+    Features without a neuron are in no group.
+    """
+    touching = (gram != 0).numpy()
+    colour = np.full(len(gram), -1)
+    for f in np.flatnonzero(touching.diagonal()):
+        taken = np.zeros(len(gram) + 1, dtype=bool)
+        taken[colour[touching[f]]] = True  # those without a colour yet take the last place
+        colour[f] = int(taken[:-1].argmin())
+    n_groups = int(colour.max()) + 1
+    if GROUPED * n_groups > len(gram):
+        return []
+    return [torch.from_numpy(np.flatnonzero(colour == i)) for i in range(n_groups)]
 
 
 def nonnegative(price: float = 0.0) -> Projection:
