@@ -104,6 +104,25 @@ def test_seeds_agree() -> None:
 # ---------------------------------------------------------------- what holds in every solution
 
 
+def test_the_papers_rule_has_no_price_but_the_one_that_is_asked_for() -> None:
+    data = clean()
+    plain, priced = (
+        Plan(40, Budget(data.n_neurons), solver="multiplicative", n_iter=20, tol=-1.0, code_price=price) for price in (0.0, 0.1)
+    )
+    found = [solve(Data(data.x), plan, seed=0) for plan in (plain, priced)]
+    assert found[0].price == 0 < found[1].price and found[0].trace == found[0].errors
+    assert found[0].errors[-1] < found[0].errors[-2]
+    assert found[1].codes.sum() < found[0].codes.sum()
+
+
+@pytest.mark.parametrize("share", [0.002, 0.2])
+def test_the_price_that_stays_is_the_one_that_was_asked_for(share: float) -> None:
+    data = clean()
+    found = solve(Data(data.x), Plan(40, Budget(data.n_neurons), code_price=share), seed=0)
+    unit = float((found.atoms @ data.x.T).amax(1).median())
+    assert found.price == pytest.approx(share * unit, rel=0.1)
+
+
 @pytest.mark.parametrize("options", [{}, {"code_price": 0.2}, {"target_l0": 3.0}, {"solver": "fista"}], ids=str)
 def test_the_objective_never_rises_once_settled(options: Any) -> None:
     """i-3, for as long as float32 can tell."""
@@ -245,6 +264,7 @@ def test_a_share_of_neurons_is_rounded_up() -> None:
         ({"target_l0": 0}, "target_l0"),
         ({"target_l0": 5}, "target_l0 must be at most n_features, 4, got 5"),
         ({"target_l0": 2, "code_l1": 0.1}, "give code_l1 or target_l0 and not both"),
+        ({"target_l0": 2, "solver": "multiplicative"}, "leaves every code above 0"),
         ({"n_features": 0}, "n_features"),
     ],
     ids=str,

@@ -81,6 +81,8 @@ class Factorisation(Method):
             raise InputError(f"give code_l1 or target_l0 and not both, got {self.code_l1:g} and {self.target_l0:g}")
         if self.target_l0 is not None and self.target_l0 > self.n_features:
             raise InputError(f"target_l0 must be at most n_features, {self.n_features}, got {self.target_l0:g}")
+        if self.target_l0 is not None and self.solver == "multiplicative":
+            raise InputError("the multiplicative rule leaves every code above 0, so there is no number to steer to; use solver='hals'")
         told = {one.name: getattr(self, one.name) for one in fields(Plan) if one.name in type(self).model_fields}
         return Plan(budget=Budget(self._n_entries(d), is_signed=self.is_signed), code_price=self.code_l1, **told)
 

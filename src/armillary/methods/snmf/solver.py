@@ -92,7 +92,7 @@ class Plan:
         """Iterations after these over which the price changes."""
         if self.target_l0 is not None:
             return STEERING
-        return 0 if self.solver == "multiplicative" else FADING
+        return FADING
 
     @property
     def settled(self) -> int:
@@ -179,7 +179,7 @@ def solve(data: Data, plan: Plan, *, seed: int, start: Tensor | None = None) -> 
         if _is_done(now, plan, i):
             break
     now = now if here is data else carried(now, data, plan)
-    if plan.is_priced:
+    if plan.is_priced and plan.solver != "multiplicative":
         debias(now, data, plan.budget)
     return now
 
@@ -256,13 +256,17 @@ def _measure(now: Factors, data: Data, inner: Tensor, gram: Tensor) -> None:
 
 def _price(now: Factors, plan: Plan, i: int, unit: float) -> float:
     """The price of iteration i, where `unit` is the median over features of the largest inner product."""
-    done = (i + 1 - plan.warm_up) / max(plan.fading, 1)  # share of the fading
-    if done < 0 or done >= 1:
-        return now.price if done >= 1 and plan.is_priced and now.price else plan.code_price * unit * (done >= 1)
+    if plan.solver == "multiplicative":
+        return plan.code_price * unit
+    done = (i + 1 - plan.warm_up) / plan.fading  # share of the fading
+    if done < 0:
+        return 0.0
+    if done > 1 or (done == 1 and plan.target_l0 is not None):
+        return now.price if plan.is_priced else 0.0
     if plan.target_l0 is not None:
         times = (now.l0 / plan.target_l0) ** STEER
         return now.price * min(max(times, LEAST), MOST) if now.price else FIRST_PRICE * unit
-    return max(FADING_PRICE * (1 - done), plan.code_price) * unit
+    return (plan.code_price if done == 1 else max(FADING_PRICE * (1 - done), plan.code_price)) * unit
 
 
 def _revive(now: Factors, data: Data, budget: Budget) -> None:
