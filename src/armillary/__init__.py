@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from armillary.lm.harvest import harvest as harvest
     from armillary.lm.model import LanguageModel as LanguageModel
     from armillary.lm.reference.texts import reference_texts as reference_texts
+    from armillary.methods.convex_nmf import ConvexNMF as ConvexNMF
     from armillary.methods.diffmeans import DiffMeans as DiffMeans
     from armillary.methods.ica import ICA as ICA
     from armillary.methods.kmeans import KMeans as KMeans
@@ -64,6 +65,7 @@ _HOME = {
     "ArchetypalSAE": "methods.sae.archetypal",
     "BatchTopKSAE": "methods.sae.batch_topk",
     "Codes": "core.codes",
+    "ConvexNMF": "methods.convex_nmf",
     "Decomposition": "core.decomposition",
     "Dictionary": "core.dictionary",
     "DiffMeans": "methods.diffmeans",

@@ -19,6 +19,7 @@ from armillary.core.artifact import take_apart
 from armillary.core.decomposition import Decomposition
 from armillary.core.method import Labelled, Method
 from armillary.core.rows import Batch, Layout, Rows, TensorRows, batch_indices
+from armillary.methods.convex_nmf import ConvexNMF
 from armillary.methods.diffmeans import DiffMeans
 from armillary.methods.ica import ICA
 from armillary.methods.kmeans import KMeans
@@ -170,6 +171,7 @@ CASES = [
         enough=0.98,
     ),
     Case("nmf", NMF(n_features=12, max_rows=2000, batch_size=512), _unsigned, _signed, enough=0.95),
+    Case("convex-nmf", ConvexNMF(n_features=6, n_points=300, max_rows=2000), _clusters, _signed, enough=0.95),
     Case("diffmeans", DiffMeans(), _classes, _difference),
     Case("probe", Probe(max_rows=5000), _classes, _difference),
     Case("probe-ridge", Probe(kind="ridge"), _values, _signed),

@@ -15,6 +15,7 @@ METHODS: dict[str, str] = {
     "abs-topk-sae": "armillary.methods.sae.abs_topk:AbsTopKSAE",
     "archetypal-sae": "armillary.methods.sae.archetypal:ArchetypalSAE",
     "batch-topk-sae": "armillary.methods.sae.batch_topk:BatchTopKSAE",
+    "convex-nmf": "armillary.methods.convex_nmf:ConvexNMF",
     "diffmeans": "armillary.methods.diffmeans:DiffMeans",
     "gated-sae": "armillary.methods.sae.gated:GatedSAE",
     "ica": "armillary.methods.ica:ICA",

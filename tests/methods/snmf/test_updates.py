@@ -124,8 +124,8 @@ def test_codes_outside_their_support_stay_zero() -> None:
 def test_accelerated_steps_reach_the_same_codes_and_never_rise(price: float) -> None:
     y, linear, gram = Y.clone(), Z @ X.T, Z @ Z.T
     for _ in range(100):
-        new = accelerate(y, linear, gram, price, 10)
-        assert quadratic(new, linear - price, gram) <= quadratic(y, linear - price, gram) + 1e-12
+        new = accelerate(y, linear - price, lambda w: gram @ w, torch.linalg.eigvalsh(gram)[-1], 10)
+        assert quadratic(new, linear - price, lambda w: gram @ w) <= quadratic(y, linear - price, lambda w: gram @ w) + 1e-12
         y = new
     assert violation(y, linear, gram, price) < 1e-6
 

@@ -242,7 +242,7 @@ def _update_codes(now: Factors, data: Data, plan: Plan, i: int) -> None:
     if plan.solver == "hals":
         sweep_codes(now.codes, inner, gram, plan.n_sweeps, price=now.price)
     elif plan.solver == "fista":
-        now.codes = accelerate(now.codes, inner, gram, now.price, STEPS)
+        now.codes = accelerate(now.codes, inner - now.price, lambda codes: gram @ codes, torch.linalg.eigvalsh(gram)[-1], STEPS)
     else:
         now.codes = multiply(now.codes, inner, gram, now.price)
     _measure(now, data, inner, gram)

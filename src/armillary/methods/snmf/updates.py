@@ -120,30 +120,36 @@ def least_squares(linear: Tensor, gram: Tensor, ridge: float) -> Tensor:
     return torch.cholesky_solve(linear, factor).contiguous()
 
 
-def accelerate(codes: Tensor, linear: Tensor, gram: Tensor, price: float, n_steps: int) -> Tensor:
-    """Codes [F, n] after steps of accelerated projected gradient (Beck and Teboulle 2009), matrix products only.
+def accelerate(w: Tensor, linear: Tensor, times: Callable[[Tensor], Tensor], lipschitz: Tensor, n_steps: int) -> Tensor:
+    """W [F, m] >= 0 after steps of accelerated projected gradient (Beck and Teboulle 2009), matrix products only.
 
     Momentum that points uphill is dropped; should the objective still have risen, one plain step is taken, which cannot raise it.
+
+    Args:
+        w: where to begin.
+        linear: L [F, m].
+        times: the quadratic's map, such as W -> G W.
+        lipschitz: its largest eigenvalue.
+        n_steps: how many.
     """
-    lipschitz = torch.linalg.eigvalsh(gram)[-1].clamp_min(torch.finfo(gram.dtype).tiny)
-    push = linear - price
+    lipschitz = lipschitz.clamp_min(torch.finfo(w.dtype).tiny)
 
-    def step(w: Tensor) -> Tensor:
-        return torch.addmm(push, gram, w, alpha=-1).div_(lipschitz).add_(w).clamp_min_(0)
+    def step(at: Tensor) -> Tensor:
+        return (at + (linear - times(at)) / lipschitz).clamp_min_(0)
 
-    now, ahead, t = codes, codes, 1.0
+    now, ahead, t = w, w, 1.0
     for _ in range(n_steps):
         new = step(ahead)
         if float(((ahead - new) * (new - now)).sum()) > 0:
             t = 1.0
         t_new = (1 + (1 + 4 * t * t) ** 0.5) / 2
         now, ahead, t = new, new + (t - 1) / t_new * (new - now), t_new
-    return now if quadratic(now, push, gram) <= quadratic(codes, push, gram) else step(codes)
+    return now if quadratic(now, linear, times) <= quadratic(w, linear, times) else step(w)
 
 
-def quadratic(w: Tensor, linear: Tensor, gram: Tensor) -> float:
+def quadratic(w: Tensor, linear: Tensor, times: Callable[[Tensor], Tensor]) -> float:
     """1/2 <W, G W> - <L, W>, summed in float64."""
-    return float(((gram @ w / 2 - linear) * w).sum(dtype=torch.float64))
+    return float(((times(w) / 2 - linear) * w).sum(dtype=torch.float64))
 
 
 def multiply(codes: Tensor, linear: Tensor, gram: Tensor, price: float = 0.0) -> Tensor:
