@@ -160,12 +160,19 @@ def _of_field(name: str, field: FieldInfo) -> click.Option:
     settings: dict[str, Any] = {"required": True} if field.is_required() else {"default": None}
     if get_origin(field.annotation) is tuple:
         kind = get_args(field.annotation)[0]
-        return Several([spelling, name], help=_help(field), type=str if kind is str else typed, metavar=f"{metavar(kind)}...", **settings)
+        settings |= {"type": str} if kind is str else {"type": typed, "callback": _flat}
+        return Several([spelling, name], help=_help(field), metavar=f"{metavar(kind)}...", **settings)
     if is_switch:
         settings["is_flag"] = True
     else:
         settings |= {"type": str if field.annotation is str else typed, "metavar": metavar(field.annotation)}
     return click.Option([spelling, name], help=_help(field), **settings)
+
+
+def _flat(ctx: click.Context, param: click.Parameter, values: Any) -> Any:
+    """`--widths 2,4,8` as `--widths 2 4 8`."""
+    parts = [value if isinstance(value, list) else [value] for value in values or ()]
+    return tuple(one for part in parts for one in part) or None
 
 
 def _help(field: FieldInfo) -> str:
