@@ -79,7 +79,7 @@ def test_shared_neurons(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_heavy_tails(seed: int) -> None:
-    """Log-normal noise and five dominant neurons; the paper's rule recovers 0.59 to 0.75."""
+    """Log-normal noise and five dominant neurons, which need features of their own."""
     data = heavy(seed=seed)
     assert recovery(fitted(data, seed, n_features=104).dictionary.atoms, data.atoms) >= 0.8
 
