@@ -91,8 +91,6 @@ def test_nmf() -> None:
     data = planted(actives=5)
     clean = data.codes @ data.atoms.abs()
     x = (clean + 0.1 * clean.std() * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))).clamp_min(0)
-    oracle = Oracle(100, init="nndsvda", max_iter=30, tol=0)
-    with pytest.warns(Warning, match="Maximum number of iterations"):
-        oracle.fit(x.numpy())
+    oracle = Oracle(100, init="nndsvda", max_iter=30, tol=0).fit(x.numpy())
     fit = arm.NMF(n_features=100, n_iter=30).fit(x)
     assert error(fit, x) <= oracle.reconstruction_err_**2 / float(x.square().sum())
