@@ -235,7 +235,7 @@ def _weekend(matrix: Floats) -> Estimate:
     all_pairs = [contrast(pair) for pair in combinations(range(len(DAYS)), 2)]
     value = contrast(WEEKEND)
     p = sum(other >= value - 1e-12 for other in all_pairs) / len(all_pairs)
-    return Estimate(value, n=len(DAYS), null=float(np.mean(all_pairs)), p=p, better="higher")
+    return Estimate(value, n=len(DAYS), null=round(float(np.mean(all_pairs)), 12), p=p, better="higher")
 
 
 def _merged(levels: FeatureTree, days: Days, settings: Settings) -> Estimate:
@@ -277,7 +277,8 @@ def _report(
         "auroc, held out": days.held_out.round(3).tolist(),
         "neurons": [len(tree.core(i)) for i in range(len(DAYS))],
     }
-    trace = {"type": "heatmap", "z": matrix.round(4).tolist(), "x": list(DAYS), "y": list(DAYS), "colorscale": "Blues", "zmin": 0}
+    shown = [[None if i == j else round(float(value), 4) for j, value in enumerate(row)] for i, row in enumerate(matrix)]
+    trace = {"type": "heatmap", "z": shown, "x": list(DAYS), "y": list(DAYS), "colorscale": "Blues", "reversescale": True, "zmin": 0}
     figure = {"data": [trace], "layout": {"title": {"text": "Shared neurons (Jaccard index)"}, "yaxis": {"autorange": "reversed"}}}
     settled = {"fit": dict(fit.provenance), "settings": settings.model_dump(mode="json"), "hierarchy": dict(levels.record)}
     return Report(

@@ -135,5 +135,5 @@ def _heat_map(shared: Floats, tree: FeatureTree) -> dict[str, Any]:
     values = shared[np.ix_(order, order)].copy()
     np.fill_diagonal(values, np.nan)  # a feature shares all with itself, which would set the scale
     z = [[None if np.isnan(value) else round(float(value), 4) for value in row] for row in values]
-    trace = {"type": "heatmap", "z": z, "x": names, "y": names, "colorscale": "Blues", "zmin": 0}
+    trace = {"type": "heatmap", "z": z, "x": names, "y": names, "colorscale": "Blues", "reversescale": True, "zmin": 0}
     return {"data": [trace], "layout": {"title": {"text": "Shared neurons (Jaccard index)"}, "yaxis": {"autorange": "reversed"}}}
