@@ -145,15 +145,15 @@ def agreement(
     found = [match(first, other, is_signed=is_signed) for other in others]
     shuffled = [shuffle(other, seed) for seed, other in enumerate(others)]
     chance = [match(first, other, is_signed=is_signed) for other in shuffled]
+    aligned, by_chance = _aligned(found, len(first)), _aligned(chance, len(first))
     estimates = {
-        "matched_cosine": _mean(_by_feature(found, len(first)), _by_feature(chance, len(first))),
+        "matched_cosine": _mean(_by_feature(aligned), _by_feature(by_chance)),
         "support_jaccard": _supports(first, others, found, shuffled, chance),
-        "consensus": _consensus(_aligned(found, len(first)), _aligned(chance, len(first))),
+        "consensus": _consensus(aligned, by_chance),
     }
-    aligned = _aligned(found, len(first))
-    columns = {"feature": list(range(len(first))), "matched_cosine": aligned.mean(0).tolist(), "least": aligned.min(0).tolist()}
+    columns = {"feature": list(range(len(first))), "matched_cosine": _by_feature(aligned).tolist(), "least": aligned.min(0).tolist()}
     notes = ["Null: the same matching against atoms whose entries are shuffled. Intervals: bootstrap over features."]
-    figure = _figure(aligned.mean(0), _aligned(chance, len(first)).mean(0))
+    figure = _figure(_by_feature(aligned), _by_feature(by_chance))
     seconds = time.monotonic() - began
     report = Report(
         title, estimates, {"features": columns}, {"matched cosine": figure}, notes, provenance=dict(fits[0].provenance), seconds=seconds
@@ -176,9 +176,9 @@ def _aligned(found: Sequence[Matching], n: int) -> Floats:
     return out
 
 
-def _by_feature(found: Sequence[Matching], n: int) -> Floats:
-    """[F] mean over the other fits; a feature without a partner counts 0."""
-    mean: Floats = np.maximum(_aligned(found, n), 0).mean(0)
+def _by_feature(aligned: Floats) -> Floats:
+    """[F] mean over the other fits [S - 1, F]; a feature without a partner counts 0."""
+    mean: Floats = np.maximum(aligned, 0).mean(0)
     return mean
 
 
@@ -216,7 +216,7 @@ def _jaccard(ours: Tensor, theirs: Tensor, pairs: Matching) -> Floats:
 
 
 def _figure(found: Floats, chance: Floats) -> dict[str, Any]:
-    bins = {"start": -1.0, "end": 1.02, "size": 0.02}
+    bins = {"start": 0.0, "end": 1.02, "size": 0.02}
     traces = [
         {"type": "histogram", "x": values.tolist(), "name": name, "xbins": bins, "opacity": 0.7}
         for name, values in (("other seeds", found), ("shuffled entries", chance))

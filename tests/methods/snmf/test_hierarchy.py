@@ -87,6 +87,11 @@ def test_levels_that_do_not_become_smaller_are_refused(sizes: Any) -> None:
         hierarchy(FIT, DATA.x, sizes)
 
 
+def test_codes_of_either_sign_are_refused() -> None:
+    with pytest.raises(InputError, match="codes that are not negative, the smallest of PCA"):
+        hierarchy(arm.PCA(n_components=6).fit(DATA.x[:, :10]), DATA.x[:, :10], [2])
+
+
 def test_regions_and_transcoders_have_no_hierarchy() -> None:
     regions = arm.KMeans(n_features=6).fit(DATA.x[:, :10])
     with pytest.raises(InputError, match="of directions"):

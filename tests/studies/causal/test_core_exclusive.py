@@ -10,10 +10,11 @@ import armillary as arm
 from armillary.core.dictionary import Dictionary
 from armillary.core.edits import Add
 from armillary.core.pursuit import NNLSEncoder
+from armillary.core.selection import shuffle
 from armillary.core.site import Source
 from armillary.errors import InputError
 from armillary.studies.causal import core_exclusive
-from armillary.studies.causal.core_exclusive import Config, first_tokens, moved, neuron_sets
+from armillary.studies.causal.core_exclusive import Config, first_tokens, neuron_sets
 from support import tiny_lm
 
 SITE = arm.Site("mlp_act", 1)
@@ -48,13 +49,6 @@ def test_sets_of_neurons() -> None:
     assert neuron_sets(torch.arange(3), atoms, quorum=1.0)[3].nonzero().flatten().tolist() == [0]
 
 
-def test_random_neurons_have_the_same_weights() -> None:
-    sets = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
-    other = moved(sets, (0, 1))
-    assert torch.equal(other.sort(dim=1).values, sets.sort(dim=1).values) and not torch.equal(other, sets)
-    assert torch.equal(other, moved(sets, (0, 1))) and not torch.equal(other, moved(sets, (0, 2)))
-
-
 def test_effects_are_those_of_an_edit_of_the_last_token() -> None:
     lm = tiny_lm("llama")
     fit = planted(lm)
@@ -81,7 +75,7 @@ def test_planted_neurons_do_what_they_were_made_for_and_random_ones_do_not() -> 
     for name in ("selectivity", "core_lift"):
         estimate = report[name]
         assert estimate.p is not None and estimate.p < 0.05 and estimate.value > abs(estimate.null)
-    shuffled = fit_of(moved(planted(lm).dictionary.atoms, (5, 5)))
+    shuffled = fit_of(shuffle(planted(lm).dictionary.atoms, 5))
     assert core_exclusive.run(arm.Subject(shuffled, model=lm), config=config)["selectivity"].p > 0.05
 
 

@@ -95,6 +95,8 @@ class Codes(Summary):
     def update(self, batch: Batch) -> None:
         x = batch.x.float()
         codes = self.fit.encode(x).dense().T.contiguous()  # [F, n]
+        if bool((codes < 0).any()):
+            raise InputError(f"a hierarchy adds up codes that are not negative, the smallest of {self.fit!r} is {float(codes.min()):.3g}")
         self.used += gram_of_codes(codes).cpu()
         self.outer += (codes @ x).double().cpu()
         self.squared += float(x.square().sum(dtype=torch.float64))
@@ -131,13 +133,13 @@ def hierarchy(
         seed: of each level's beginning.
 
     Raises:
-        InputError: levels that do not become smaller, atoms that are not sparse directions, or codes below 0.
+        InputError: levels that do not become smaller, atoms that are not directions, or codes below 0.
 
     Warns:
         ArmillaryWarning: a level explains little of what the features explain.
     """
     _check(fit, n_features)
-    atoms = fit.dictionary.atoms.float()
+    atoms = fit.dictionary.atoms.detach().cpu().float()
     budget = Budget(neurons_per_feature or int((atoms != 0).sum(1).max()))
     reading = OnePass(Codes(fit), lambda codes: codes.products())
     drive([reading], as_rows(rows), title="reading")

@@ -32,6 +32,7 @@ from armillary.core.decomposition import Decomposition
 from armillary.core.edits import Add
 from armillary.core.model import At, Model
 from armillary.core.report import Estimate, Report
+from armillary.core.selection import shuffle
 from armillary.core.site import Site
 from armillary.core.statistics import Floats, Units, ratio_interval
 from armillary.core.study import Need, Subject, Subjects, as_subjects
@@ -86,7 +87,7 @@ def _report(subject: Subject, config: Config) -> Report:
     reader = _Reader(model, site, config.prompts, tokens)
     length = config.strength * reader.mean_length
     effects = reader.effects(sets, length)  # [S + 1, P, S]
-    draws = [reader.effects(moved(sets, (config.seed, i)), length).mean(1) for i in range(config.n_draws)]
+    draws = [reader.effects(shuffle(sets, config.seed + i), length).mean(1) for i in range(config.n_draws)]
     chance = np.stack(draws)  # [R, S + 1, S]
     empty = [name for name, row in zip([*config.words, CORE], sets, strict=True) if not bool(row.any())]
     warnings = [f"no neurons in the set of {name.strip()!r}" for name in empty]
@@ -147,12 +148,6 @@ def neuron_sets(features: Tensor, atoms: Tensor, quorum: float) -> Tensor:
     exclusive = chosen * (on.sum(0) == 1)
     core = chosen.mean(0) * (on.double().mean(0) >= quorum - 1e-9)
     return torch.nn.functional.normalize(torch.cat([exclusive, core[None]]), dim=1)
-
-
-def moved(sets: Tensor, seed: tuple[int, int]) -> Tensor:
-    """The same weights of each set [S + 1, D] on other neurons, drawn at random from all."""
-    generator = torch.Generator().manual_seed(seed[0] * 1_000_003 + seed[1])
-    return torch.stack([row[torch.randperm(len(row), generator=generator)] for row in sets])
 
 
 # ---------------------------------------------------------------- the model
