@@ -13,7 +13,8 @@ from torch import Tensor
 from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import ROLES, Dictionary
 from armillary.core.encoders import Encoder, LinearEncoder, NearestEncoder
-from armillary.core.pursuit import GradientPursuitEncoder, NNLSEncoder, OrthogonalPursuitEncoder
+from armillary.core.nnls import NNLSEncoder
+from armillary.core.pursuit import GradientPursuitEncoder, OrthogonalPursuitEncoder
 from armillary.core.site import Site, Source
 
 D = 6

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from armillary.core.method import Labelled as Labelled
     from armillary.core.method import Method as Method
     from armillary.core.method import fit_many as fit_many
-    from armillary.core.pursuit import NNLS as NNLS
+    from armillary.core.nnls import NNLS as NNLS
     from armillary.core.pursuit import GradientPursuit as GradientPursuit
     from armillary.core.pursuit import MatchingPursuit as MatchingPursuit
     from armillary.core.pursuit import OrthogonalPursuit as OrthogonalPursuit
@@ -84,7 +84,7 @@ _HOME = {
     "MatryoshkaSAE": "methods.sae.matryoshka",
     "Method": "core.method",
     "NMF": "methods.nmf",
-    "NNLS": "core.pursuit",
+    "NNLS": "core.nnls",
     "OrthogonalPursuit": "core.pursuit",
     "PCA": "methods.pca",
     "Probe": "methods.probe",

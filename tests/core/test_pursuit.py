@@ -13,13 +13,12 @@ from armillary.core import pursuit
 from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
 from armillary.core.encoders import LinearEncoder
+from armillary.core.nnls import NNLS
 from armillary.core.pursuit import (
-    NNLS,
     GradientPursuit,
     MatchingPursuit,
     OrthogonalPursuit,
     gradient_pursuit,
-    nonnegative_least_squares,
     orthogonal_pursuit,
 )
 from armillary.errors import InputError, ShapeError
@@ -42,45 +41,6 @@ def planted(n: int = 200, m: int = 64, d: int = 48, k: int = 4) -> tuple[Tensor,
 
 def unexplained(y: Tensor, atoms: Tensor, code: Tensor) -> float:
     return float((y - code @ atoms).square().sum() / y.square().sum())
-
-
-# ---------------------------------------------------------------- non-negative least squares
-
-
-@pytest.mark.parametrize("m", [8, 40])
-def test_nnls_agrees_with_scipy(m: int) -> None:
-    y, atoms = problem(m=m)
-    found = nonnegative_least_squares(y, atoms, tolerance=1e-9, max_steps=20_000)
-    oracle = torch.from_numpy(np.stack([nnls(atoms.T.numpy(), row)[0] for row in y.numpy()]))
-    assert torch.allclose(found @ atoms, oracle @ atoms, atol=1e-5)
-    if m < y.shape[1]:  # with more atoms than dimensions the codes need not be unique
-        assert torch.allclose(found, oracle, atol=1e-5)
-
-
-@pytest.mark.parametrize("m", [8, 40])
-def test_nnls_meets_the_optimality_conditions_it_promises(m: int) -> None:
-    y, atoms = problem(m=m)
-    code = nonnegative_least_squares(y, atoms, tolerance=1e-3)
-    gradient = (code @ atoms - y) @ (atoms / atoms.norm(dim=1, keepdim=True)).T
-    scale = (y @ (atoms / atoms.norm(dim=1, keepdim=True)).T).abs().amax(1, keepdim=True)
-    assert (code >= 0).all()
-    assert (torch.where(code > 0, gradient.abs(), -gradient) <= 1.001e-3 * scale).all()
-    assert (code == 0).any()
-
-
-def test_nnls_of_rows_that_no_atom_points_at_is_exactly_zero() -> None:
-    _, atoms = problem()
-    positive = atoms.abs()
-    assert not nonnegative_least_squares(-positive[:5], positive).any()
-    assert not nonnegative_least_squares(torch.zeros(3, 16), positive).any()
-
-
-def test_nnls_works_in_groups_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    y, atoms = problem(m=8)
-    whole = nonnegative_least_squares(y, atoms)
-    monkeypatch.setattr(pursuit, "CHUNK", 7 * 4 * 8)
-    assert torch.allclose(nonnegative_least_squares(y, atoms), whole)
-    assert nonnegative_least_squares(y[:0], atoms).shape == (0, 8)
 
 
 # ---------------------------------------------------------------- orthogonal pursuit

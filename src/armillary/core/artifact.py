@@ -45,7 +45,7 @@ CLASSES: dict[str, str] = {
     "LinearEncoder": "armillary.core.encoders",
     "MappedEncoder": "armillary.core.encoders",
     "MatchingPursuitEncoder": "armillary.core.pursuit",
-    "NNLSEncoder": "armillary.core.pursuit",
+    "NNLSEncoder": "armillary.core.nnls",
     "NearestEncoder": "armillary.core.encoders",
     "NormalisedEncoder": "armillary.methods.sae.encoders",
     "NullEncoder": "armillary.core.encoders",

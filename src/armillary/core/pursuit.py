@@ -1,10 +1,9 @@
-"""Encoders that search for the coefficients that rebuild a row best. They serve any dictionary:
+"""Encoders that choose atoms greedily, so as to rebuild a row best. They serve any dictionary:
 
     fit.with_encoder(OrthogonalPursuit(k=32))
 
 All of them take the dictionary's base off the target first and work on atoms of length one, so that a long atom has no advantage.
 
-- NNLS: min ||y - c A||^2 over c >= 0, by accelerated projected gradient with restarts (Beck & Teboulle 2009; O'Donoghue & Candes 2015).
 - Orthogonal pursuit: Pati, Rezaiifar & Krishnaprasad 1993. Its non-negative form is the active-set method of Lawson & Hanson (1974,
   chapter 23) stopped at k atoms: atoms that leave the support are replaced until k are in use or none helps.
 - Matching pursuit: Mallat & Zhang 1993.
@@ -17,14 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from armillary.core.codes import Codes, dense_codes, sparse_codes
+from armillary.core.codes import Codes, sparse_codes
 from armillary.core.config import Config
 from armillary.core.dictionary import Dictionary
 from armillary.core.encoders import Encoder, EncoderRule
@@ -35,22 +34,6 @@ CHUNK = 1 << 25
 
 
 # ---------------------------------------------------------------- rules and encoders
-
-
-class NNLS(Config, EncoderRule):
-    """Non-negative least squares over all atoms."""
-
-    tolerance: float = Field(1e-4, gt=0)
-    """Largest violation of the optimality conditions, relative to the row's largest inner product with an atom."""
-    max_steps: int = Field(2000, ge=1)
-    """Gradient steps after which a row is taken as it is."""
-    price: float = Field(0.0, ge=0)
-    """Cost of a coefficient's size (an L1 penalty), in the units of the rows; atoms count as of length one."""
-    debias: bool = True
-    """Where there is a price: solve again, without it, among the atoms that it left in use."""
-
-    def bind(self, dictionary: Dictionary, encoder: Encoder | None = None) -> NNLSEncoder:
-        return NNLSEncoder(dictionary, self.tolerance, self.max_steps, self.price, self.debias)
 
 
 class Pursuit(Config, EncoderRule):
@@ -102,33 +85,6 @@ class MatchingPursuit(Config, EncoderRule):
 
     def bind(self, dictionary: Dictionary, encoder: Encoder | None = None) -> MatchingPursuitEncoder:
         return MatchingPursuitEncoder(dictionary, self.k, self.nonnegative, self.tolerance)
-
-
-@dataclass(frozen=True)
-class NNLSEncoder(Encoder):
-    """Dense non-negative coefficients; those at the bound are exactly 0.
-
-    Args:
-        dictionary: what is searched.
-        tolerance, max_steps, price, debias: see `NNLS`.
-    """
-
-    dictionary: Dictionary
-    tolerance: float = 1e-4
-    max_steps: int = 2000
-    price: float = 0.0
-    debias: bool = True
-    fires: float | None = 0.0
-
-    def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
-        y = above_base(self.dictionary, x, target)
-        solve = partial(nonnegative_least_squares, y, self._known, tolerance=self.tolerance, max_steps=self.max_steps)
-        found = solve(price=self.price)
-        return dense_codes(solve(within=found > 0) if self.price and self.debias else found)
-
-    @cached_property
-    def _known(self) -> Quadratic:
-        return Quadratic.of(self.dictionary.atoms.to(_search_dtype(self.dictionary)))
 
 
 @dataclass(frozen=True)
@@ -211,115 +167,22 @@ def above_base(dictionary: Dictionary, x: Tensor, target: Tensor | None) -> Tens
         raise ShapeError(
             f"a search in atoms of width {dictionary.d} needs a target that wide, got {given} of width {y.shape[1]}; pass target="
         )
-    kind = _search_dtype(dictionary)
-    base = dictionary.base_codes(x).to(kind) @ dictionary.base.to(kind)
-    return y.to(kind) - base
+    kind = search_dtype(dictionary)
+    if not len(dictionary.base):
+        return y.to(kind)
+    return y.to(kind) - dictionary.base_codes(x).to(kind) @ dictionary.base.to(kind)
 
 
-def _search_dtype(dictionary: Dictionary) -> torch.dtype:
+def search_dtype(dictionary: Dictionary) -> torch.dtype:
     """At least float32: half precision cannot tell nearly equal scores apart."""
     return torch.promote_types(dictionary.atoms.dtype, torch.float32)
 
 
-def _unit(atoms: Tensor) -> tuple[Tensor, Tensor]:
+def unit_atoms(atoms: Tensor) -> tuple[Tensor, Tensor]:
     """Atoms of length one, and their lengths [M]; an atom of length 0 stays 0 and is never chosen."""
     norm = atoms.norm(dim=1)
     norm = torch.where(norm > 0, norm, 1.0)
     return atoms / norm[:, None], norm
-
-
-# ---------------------------------------------------------------- non-negative least squares
-
-
-@dataclass(frozen=True)
-class Quadratic:
-    """What least squares needs to know of the atoms, whatever the rows: computed once per dictionary.
-
-    Args:
-        unit: [M, D] atoms of length one, and their lengths [M].
-        norm: [M].
-        gram: [M, M] unit @ unit.T, or [D, D] unit.T @ unit where that is smaller.
-        lipschitz: its largest eigenvalue.
-    """
-
-    unit: Tensor
-    norm: Tensor
-    gram: Tensor
-    lipschitz: Tensor
-
-    @staticmethod
-    def of(atoms: Tensor) -> Quadratic:
-        unit, norm = _unit(atoms)
-        gram = unit @ unit.T if len(unit) <= unit.shape[1] else unit.T @ unit
-        return Quadratic(unit, norm, gram, torch.linalg.eigvalsh(gram)[-1].clamp_min(torch.finfo(unit.dtype).tiny))
-
-    def times_gram(self, code: Tensor) -> Tensor:
-        """[N, M] code @ unit @ unit.T."""
-        return code @ self.gram if len(self.unit) <= self.unit.shape[1] else (code @ self.unit) @ self.unit.T
-
-
-def nonnegative_least_squares(
-    y: Tensor,
-    atoms: Tensor | Quadratic,
-    *,
-    tolerance: float = 1e-4,
-    max_steps: int = 2000,
-    price: float = 0.0,
-    within: Tensor | None = None,
-) -> Tensor:
-    """[N, M] the c >= 0 that minimises ||y - c @ atoms||^2 / 2 + price * sum of c, row by row; the price is of atoms of length 1.
-
-    Args:
-        y: [N, D] rows.
-        atoms: [M, D], or what was computed of them before.
-        tolerance: largest violation of the Karush-Kuhn-Tucker conditions, relative to the row's largest <y, atom> > 0 (atoms of length 1).
-        max_steps: gradient steps at most.
-        price: of a coefficient's size.
-        within: [N, M] bool, the coefficients that may differ from 0; all by default.
-    """
-    known = atoms if isinstance(atoms, Quadratic) else Quadratic.of(atoms.to(y.dtype))
-    n_atoms = len(known.unit)
-    rows = max(1, CHUNK // max(1, 4 * n_atoms))
-    # A coefficient that may not differ from 0 is one that nothing speaks for.
-    found = []
-    for i in range(0, len(y), rows):
-        b = y[i : i + rows] @ known.unit.T - price
-        b = b if within is None else b.masked_fill(~within[i : i + rows], -torch.inf)
-        found.append(_fista(b, known, tolerance, max_steps))
-    return torch.cat(found) / known.norm if found else y.new_zeros(0, n_atoms)
-
-
-def _fista(b: Tensor, known: Quadratic, tolerance: float, max_steps: int) -> Tensor:
-    """[N, M] minimiser of c G c / 2 - b c over c >= 0; rows leave the work as they converge."""
-    found = torch.zeros_like(b)
-    row = torch.arange(len(b), device=b.device)
-    code, ahead, t = found, found, b.new_ones(len(b), 1)
-    for step in range(1, max_steps + 1):
-        new = (ahead - (known.times_gram(ahead) - b) / known.lipschitz).clamp_min(0)
-        turns = ((ahead - new) * (new - code)).sum(1, keepdim=True) > 0  # the momentum points uphill: start it afresh
-        t = torch.where(turns, 1.0, t)
-        t_new = (1 + (1 + 4 * t.square()).sqrt()) / 2
-        ahead = torch.where(turns, new, new + (t - 1) / t_new * (new - code))
-        code, t = new, t_new
-        if step % 10 and step < max_steps:
-            continue
-        found = found.index_copy(0, row, code)
-        left = violation(code, b, known.times_gram(code)) > tolerance
-        if not left.any():
-            break
-        row, b, code, ahead, t = row[left], b[left], code[left], ahead[left], t[left]
-    return found
-
-
-def violation(code: Tensor, b: Tensor, gram_code: Tensor) -> Tensor:
-    """[N] how far each row of codes is from the Karush-Kuhn-Tucker conditions of NNLS, relative to its largest b > 0.
-
-    With g = code @ G - b, optimality is g = 0 where the code is positive and g >= 0 where it is 0.
-    """
-    gradient = gram_code - b
-    wrong = torch.where(code > 0, gradient.abs(), (-gradient).clamp_min(0))
-    largest = b.amax(1).clamp_min(0)
-    return wrong.amax(1) / torch.where(largest > 0, largest, 1.0)
 
 
 # ---------------------------------------------------------------- pursuits
@@ -361,7 +224,7 @@ def matching_pursuit(
         stop: [N] norm of the residual at which a row is done; by default none is.
         stops_on_repeat: whether a row is done after the step that chooses an atom it has already (that step counts).
     """
-    unit, norm = _unit(atoms.to(y.dtype))
+    unit, norm = unit_atoms(atoms.to(y.dtype))
     value, index, residual = y.new_zeros(len(y), k), torch.zeros(len(y), k, dtype=torch.int64, device=y.device), y
     done = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     for step in range(k):
@@ -389,7 +252,7 @@ def _best_atom(residual: Tensor, unit: Tensor, *, nonnegative: bool) -> tuple[Te
 
 def _pursue(y: Tensor, atoms: Tensor, k: int | Tensor, tolerance: float, update: Update, *, nonnegative: bool) -> Codes:
     """Rows are taken in groups of about equal k, so that none waits long for the others."""
-    unit, norm = _unit(atoms.to(y.dtype))
+    unit, norm = unit_atoms(atoms.to(y.dtype))
     most = torch.as_tensor(k, device=y.device).expand(len(y)).clamp(0, len(unit))
     slots = max(1, int(most.max())) if len(y) else 1
     rows = max(1, CHUNK // max(1, len(unit) + 2 * slots * unit.shape[1]))

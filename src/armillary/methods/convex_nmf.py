@@ -19,12 +19,13 @@ from torch import Tensor
 from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
 from armillary.core.method import Consumer, Method, one_to_one, refuse_start, require_rows
-from armillary.core.pursuit import NNLSEncoder
+from armillary.core.nnls import NNLSEncoder
 from armillary.core.rows import Layout, Rows, width
 from armillary.core.summary import OnePass, Reservoir
+from armillary.core.sweeps import sweep_codes
 from armillary.errors import InputError
 from armillary.methods.kmeans import plus_plus
-from armillary.methods.snmf.updates import accelerate, gram_of_codes, squared_error, sweep_codes
+from armillary.methods.snmf.updates import accelerate, gram_of_codes, squared_error
 
 #: Sweeps over the codes, and steps over the weights, of an iteration.
 SWEEPS, STEPS = 4, 20

@@ -11,9 +11,10 @@ import torch
 from scipy.optimize import nnls
 
 import armillary as arm
+from armillary.core.sweeps import nonnegative, sweep
 from armillary.errors import InputError, NotIdentifiableWarning, ShapeError, TooFewRowsError
 from armillary.methods.snmf.solver import Data, Plan, solve
-from armillary.methods.snmf.updates import Budget, nonnegative, sweep, violation
+from armillary.methods.snmf.updates import Budget, violation
 from neurons import Neurons, core_jaccard, heavy, planted, recovery, shared
 
 SEEDS = (0, 1, 2)

@@ -9,7 +9,7 @@ import torch
 import armillary as arm
 from armillary.core.dictionary import Dictionary
 from armillary.core.edits import Add
-from armillary.core.pursuit import NNLSEncoder
+from armillary.core.nnls import NNLSEncoder
 from armillary.core.selection import shuffle
 from armillary.core.site import Source
 from armillary.errors import InputError

@@ -20,7 +20,7 @@ from armillary.core import distributed
 from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
 from armillary.core.method import Consumer, Pass, one_to_one, require_rows
-from armillary.core.pursuit import NNLSEncoder
+from armillary.core.nnls import NNLSEncoder
 from armillary.core.rows import Batch, Layout, width
 from armillary.methods.snmf.solver import Data, Factors, Plan, solve
 from armillary.methods.snmf.stream import Stream
@@ -67,10 +67,10 @@ class Fit(Consumer):
         return max(self.method.max_rows, ROWS_PER_FEATURE * self.method.n_features)
 
     def update(self, batch: Batch) -> None:
-        x = batch.x.to(torch.float32, copy=True)  # a slice of a shard lies elsewhere in memory and is rounded otherwise
         if self.stream is not None:
-            self._let_by(self.stream, x * self.scale)
+            self._let_by(self.stream, batch.x.to(torch.float32) * self.scale)
             return
+        x = batch.x.to(torch.float32, copy=True)  # a slice of a shard lies elsewhere in memory and is rounded otherwise
         # No more than asked for, whatever the batch: what is left of it is the first to stream by.
         rows = distributed.gather_rows(x)
         room = self._n_first - self.n_rows

@@ -24,10 +24,11 @@ from armillary.core.decomposition import Decomposition
 from armillary.core.rows import Batch, as_rows
 from armillary.core.run import drive
 from armillary.core.summary import OnePass, Summary
+from armillary.core.sweeps import sweep
 from armillary.core.tree import FeatureTree
 from armillary.errors import ArmillaryWarning, InputError
 from armillary.methods.snmf.solver import Data, Plan, solve
-from armillary.methods.snmf.updates import Budget, gram_of_codes, sweep
+from armillary.methods.snmf.updates import Budget, gram_of_codes
 
 #: Rounds of updates of a level at most, and the share of the error by which one has to lower it.
 ROUNDS, TOL = 50, 1e-5

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from armillary.core.onednn import linear as product
+from armillary.core.sweeps import sweep, sweep_codes
 from armillary.methods.snmf.start import Init, first_codes
 from armillary.methods.snmf.updates import (
     Budget,
@@ -26,8 +27,7 @@ from armillary.methods.snmf.updates import (
     least_squares,
     multiply,
     squared_error,
-    sweep,
-    sweep_codes,
+    squared_length,
 )
 
 Solver = Literal["hals", "fista", "multiplicative"]
@@ -114,7 +114,7 @@ class Data:
 
     def __init__(self, x: Tensor) -> None:
         self.x, self.x_t = x.contiguous(), x.T.contiguous()
-        self.squared = float(x.square().sum(dtype=torch.float64))
+        self.squared = squared_length(x)
 
     def part(self, n: int) -> Data:
         """About n of the rows, evenly spread; all where there are fewer than twice as many."""

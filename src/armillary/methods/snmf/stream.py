@@ -19,8 +19,9 @@ from torch import Tensor
 
 from armillary.core import distributed
 from armillary.core.onednn import linear as product
+from armillary.core.sweeps import sweep, sweep_codes
 from armillary.methods.snmf.solver import DEAD, EXPLAINED
-from armillary.methods.snmf.updates import Budget, gram_of_codes, squared_error, sweep, sweep_codes
+from armillary.methods.snmf.updates import Budget, gram_of_codes, squared_error, squared_length
 
 #: Sweeps over the codes of a batch, which begin at 0.
 SWEEPS = 5
@@ -73,7 +74,7 @@ class Stream:
         sweep_codes(codes, inner, gram, SWEEPS, price=self.price)
         if self.price:  # it has chosen the codes, and made them too small
             sweep_codes(codes, inner, gram, SWEEPS, on=codes > 0)
-        outer, used, squared = product(codes, x_t), gram_of_codes(codes), float(x.square().sum(dtype=torch.float64))
+        outer, used, squared = product(codes, x_t), gram_of_codes(codes), squared_length(x)
         counts = [squared_error(squared, inner, gram, codes, used), squared, len(x), int((codes > 0).sum())]
         totals = torch.tensor(counts, dtype=torch.float64, device=x.device)
         distributed.sum_(outer, used, totals)

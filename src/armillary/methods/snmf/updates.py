@@ -7,8 +7,8 @@ With one factor fixed this is a quadratic in the rows of the other, 1/2 <W, G W>
     codes    W = Y    G = Z Z^T    L = Z X^T        y_f <- max(0, u - price / G_ff)
     atoms    W = Z    G = Y Y^T    L = Y X          z_f <- the s largest entries of u          u = w_f + (L_f - G_f W) / G_ff
 
-The minimiser over one row under its constraint is a projection of u: hierarchical alternating least squares (Cichocki and Phan 2009),
-with a budget of entries where it is atoms (Peharz and Pernkopf 2012). No inverse is formed.
+The minimiser over one row under its constraint is a projection of u (`core.sweeps`): hierarchical alternating least squares, with a
+budget of entries where it is atoms (Peharz and Pernkopf 2012).
 
 Letters: n rows of data, D neurons, F features, m = n or D, s entries. Codes are stored feature by feature, Y [F, n].
 """
@@ -17,96 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from armillary.core.onednn import linear as product
 
-#: Rows that share one product with the other rows; inside a block every update is passed on at once.
-BLOCK = 16
-#: A row whose curvature is below this share of the mean one is left alone: nothing would tell where it should go.
-FLAT = 1e-10
-#: Features are updated group by group where there are at least so many per group.
-GROUPED = 3
 #: Rows whose products are summed in float32.
-STRETCH = 32
+STRETCH = 128
 #: Floor of the multiplicative rule's quotient, as a share of the mean inner product.
 FLOOR = 1e-9
-
-#: Projection of u [m], the minimiser of row f without constraint, given f and the curvature G_ff.
-Projection = Callable[[Tensor, int, float], Tensor]
-
-
-def sweep(w: Tensor, linear: Tensor, gram: Tensor, project: Projection) -> None:
-    """Update every row of w [F, m] once, in place, by the minimiser over that row.
-
-    Args:
-        w: what is updated.
-        linear: L [F, m].
-        gram: G [F, F].
-        project: onto what a row may be.
-    """
-    curvature = gram.diagonal().tolist()
-    least = FLAT * max(sum(curvature) / len(curvature), torch.finfo(gram.dtype).tiny)
-    for first in range(0, len(w), BLOCK):
-        last = min(first + BLOCK, len(w))
-        slope = linear[first:last] - gram[first:last] @ w  # [b, m] the negative gradient
-        for f in range(first, last):
-            if curvature[f] > least:
-                row = project(torch.add(w[f], slope[f - first], alpha=1 / curvature[f]), f, curvature[f])
-                slope[f - first + 1 :].addr_(gram[f + 1 : last, f], row - w[f], alpha=-1)
-                w[f] = row
-
-
-def sweep_codes(codes: Tensor, linear: Tensor, gram: Tensor, n_sweeps: int, *, price: float = 0.0, on: Tensor | None = None) -> None:
-    """Update codes [F, n] so many times, in place; features that share no neuron are updated together, which comes to the same.
-
-    Args:
-        codes: Y.
-        linear: P = Z X^T [F, n].
-        gram: Q = Z Z^T [F, F].
-        n_sweeps: how often.
-        price: of a code's size.
-        on: [F, n] bool, the codes that may differ from 0; all by default.
-    """
-    groups = apart(gram) if gram.device.type == "cpu" else []
-    if not groups:
-        for _ in range(n_sweeps):
-            sweep(codes, linear, gram, nonnegative(price) if on is None else within(on))
-        return
-    parts = [(group, gram[group], linear[group] - price, None if on is None else on[group]) for group in groups]
-    for group, rows, push, may in parts * n_sweeps:
-        curvature = rows.gather(1, group[:, None])  # [g, 1] G_ff
-        new = torch.addmm(push, rows, codes, alpha=-1).div_(curvature).add_(codes[group]).clamp_min_(0)
-        codes[group] = new if may is None else new.mul_(may)
-
-
-def apart(gram: Tensor) -> list[Tensor]:
-    """Groups of features none of which has a neuron in common with another of its group, greedily; none where they would be too many.
-
-    Features without a neuron are in no group.
-    """
-    touching = (gram != 0).numpy()
-    colour = np.full(len(gram), -1)
-    for f in np.flatnonzero(touching.diagonal()):
-        taken = np.zeros(len(gram) + 1, dtype=bool)
-        taken[colour[touching[f]]] = True  # those without a colour yet take the last place
-        colour[f] = int(taken[:-1].argmin())
-    n_groups = int(colour.max()) + 1
-    if GROUPED * n_groups > len(gram):
-        return []
-    return [torch.from_numpy(np.flatnonzero(colour == i)) for i in range(n_groups)]
-
-
-def nonnegative(price: float = 0.0) -> Projection:
-    """Onto rows without a negative entry, where an entry's size costs `price`."""
-    return lambda u, _, curvature: u.sub_(price / curvature).clamp_min_(0)
-
-
-def within(on: Tensor) -> Projection:
-    """Onto rows without a negative entry that are 0 where on [F, m] is false."""
-    return lambda u, f, _: u.clamp_min_(0).mul_(on[f])
 
 
 def least_squares(linear: Tensor, gram: Tensor, ridge: float) -> Tensor:
@@ -172,6 +91,11 @@ def gram_of_codes(codes: Tensor) -> Tensor:
     for part in torch.split(codes, STRETCH, dim=1):
         total += product(part.contiguous(), part.contiguous())
     return total
+
+
+def squared_length(x: Tensor) -> float:
+    """|X|^2 of rows [n, D], summed over rows in float64."""
+    return float(torch.linalg.vecdot(x, x).sum(dtype=torch.float64))
 
 
 def violation(codes: Tensor, linear: Tensor, gram: Tensor, price: float = 0.0) -> float:
