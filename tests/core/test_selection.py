@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import armillary as arm
-from armillary.core.selection import agreement, held_out_errors, match, shuffle, told_apart
-from armillary.errors import InputError, ShapeError
+from armillary.core.selection import agreement, held_out_errors, match, shuffle, told_apart, trade
+from armillary.errors import ArmillaryWarning, InputError, ShapeError
 from conformance import planted as rows
 from neurons import planted
 
@@ -72,6 +72,25 @@ def test_shuffling_keeps_every_atoms_entries() -> None:
     atoms = METHOD.fit(DATA.x).dictionary.atoms
     assert torch.equal(shuffle(atoms, 0).sort(dim=1).values, atoms.sort(dim=1).values)
     assert not torch.equal(shuffle(atoms, 0), atoms)
+
+
+def test_trading_keeps_how_many_neurons_an_atom_and_how_many_atoms_a_neuron_has() -> None:
+    atoms = METHOD.fit(DATA.x).dictionary.atoms
+    traded = trade(atoms, 0)
+    for axis in (0, 1):
+        assert torch.equal((traded != 0).sum(axis), (atoms != 0).sum(axis))
+    assert torch.equal(traded.sort(dim=1).values, atoms.sort(dim=1).values)
+    assert not torch.equal(traded != 0, atoms != 0) and torch.equal(traded, trade(atoms, 0))
+    assert torch.equal(trade(atoms[:1], 0).sort(dim=1).values, atoms[:1].sort(dim=1).values)
+
+
+def test_nothing_that_explains_nothing_is_chosen_silently() -> None:
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0)) + 100
+    with pytest.warns(ArmillaryWarning, match="explains more of the held-out rows than their mean"):
+        found = arm.select([arm.SemiNMF(n_features=3, neurons_per_feature=2)], x[:200], x[200:])
+    assert found.report.tables["methods"]["score"] == [0]
+    with pytest.raises(InputError, match="held-out rows are all the same; hold out others"):
+        arm.select([arm.PCA(n_components=2)], x, x[:1].repeat(20, 1))
 
 
 def test_the_planted_number_of_features_is_chosen() -> None:

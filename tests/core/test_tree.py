@@ -116,6 +116,12 @@ def test_the_merge_path_of_levels_adds_up_what_flows_into_a_node() -> None:
     assert tree.above[1] == 4 and tree.below[3] == [0] and tree.below[4] == [1, 2]
 
 
+def test_nodes_that_no_feature_is_below_are_no_roots() -> None:
+    vectors, height = torch.eye(5), torch.tensor([0.0, 0, 1, 1, 2])
+    tree = FeatureTree(vectors, 2, height, torch.tensor([0, 1, 3]), torch.tensor([2, 2, 4]), torch.ones(3))
+    assert tree.roots == [2]
+
+
 def test_numbers_of_a_tree() -> None:
     assert days().statistics() == {
         "n_features": 5, "n_nodes": 8, "n_roots": 1, "depth": 2, "mean_depth": 8 / 5, "branching": 2, "shallow": 0, "alone": 1 / 5,
@@ -178,7 +184,18 @@ def test_what_cannot_be_a_tree_is_refused(tmp_path: Path) -> None:
         FeatureTree(torch.eye(3), 2, torch.tensor([0.0, 0, 1]), torch.tensor([2]), torch.tensor([0]), torch.ones(1))
     with pytest.raises(ShapeError, match="need as many heights"):
         FeatureTree(torch.eye(3), 2, torch.zeros(2), torch.tensor([0]), torch.tensor([1]), torch.ones(1))
+    for child, parent, height in (([0, 1], [1, 0], [0.0, 0, 0]), ([0], [0], [0.0, 0, 1])):
+        with pytest.raises(InputError, match="as high and of a larger number"):
+            FeatureTree(torch.eye(3), 2, torch.tensor(height), torch.tensor(child), torch.tensor(parent), torch.ones(len(child)))
+    for weight in (-2.0, float("nan")):
+        with pytest.raises(InputError, match="finite and not below 0"):
+            FeatureTree(torch.eye(3), 2, torch.tensor([0.0, 0, 1]), torch.tensor([0]), torch.tensor([2]), torch.tensor([weight]))
+    with pytest.raises(InputError, match="of 3 nodes 1 to 3 are leaves, got 4"):
+        FeatureTree(torch.eye(3), 4, torch.zeros(3), *(torch.zeros(0, dtype=torch.int64),) * 2, torch.zeros(0))
     tree = days()
+    for quorum in (0, 1.5, -1):
+        with pytest.raises(InputError, match="quorum is a share"):
+            tree.core(8 - 1, quorum)
     with pytest.raises(InputError, match="node 8 is out of range"):
         tree.core(8)
     with pytest.raises(InputError, match=r"try 'tree.html'"):

@@ -11,7 +11,9 @@ Letters: F features, D width, S seeds, U units.
 
 from __future__ import annotations
 
+import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,10 +32,14 @@ from armillary.core.rows import Batch, as_rows
 from armillary.core.run import drive
 from armillary.core.statistics import Floats, Units, ratio_interval, wilson_interval
 from armillary.core.summary import OnePass, Summary
-from armillary.errors import InputError, ShapeError
+from armillary.errors import ArmillaryWarning, InputError, ShapeError
 
 #: Cosine from which on two features count as the same one.
 SAME = 0.9
+#: Rows whose scatter is below this share of their squares are all the same: it is the rounding of float64.
+CONSTANT = 1e-12
+#: Curveball trades per atom.
+TRADES = 5
 #: Consecutive rows that make a unit of the bootstrap of an error.
 BLOCK = 256
 
@@ -168,6 +174,25 @@ def shuffle(atoms: Tensor, seed: int) -> Tensor:
     return atoms.gather(1, order)
 
 
+def trade(atoms: Tensor, seed: int) -> Tensor:
+    """Atoms [F, D] that have traded neurons: each keeps as many entries, and each neuron as many atoms, as before.
+
+    Curveball trades (Strona et al. 2014, doi 10.1038/ncomms5114): two atoms put what only one of them has on a heap and draw from it, so
+    often that every atom has taken part some ten times. An atom's values are then dealt to its neurons at random.
+    """
+    rng = np.random.default_rng(seed)
+    have = [set(row.nonzero().flatten().tolist()) for row in atoms]
+    for _ in range(TRADES * len(have) if len(have) > 1 else 0):
+        one, other = rng.choice(len(have), 2, replace=False)
+        heap = rng.permutation(sorted(have[one] ^ have[other])).tolist()
+        n, both = len(have[one] - have[other]), have[one] & have[other]
+        have[one], have[other] = both | set(heap[:n]), both | set(heap[n:])
+    out = torch.zeros_like(atoms)
+    for row, values, neurons in zip(out, atoms, have, strict=True):
+        row[torch.tensor(sorted(neurons), dtype=torch.int64)] = values[values != 0][torch.from_numpy(rng.permutation(len(neurons)))]
+    return out
+
+
 def _aligned(found: Sequence[Matching], n: int) -> Floats:
     """[S - 1, F] the cosine of each of n reference features, -1 where it has no partner."""
     out = np.full((len(found), n), -1.0)
@@ -269,7 +294,10 @@ def select(methods: Sequence[Method], data: Any, held_out: Any, *, seeds: int | 
         seeds: which, or how many of 0, 1, 2, ...
 
     Raises:
-        InputError: no method, or fewer than two seeds.
+        InputError: no method, fewer than two seeds, or held-out rows that are all the same.
+
+    Warns:
+        ArmillaryWarning: no method explains more than the held-out rows' mean.
     """
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not methods or len(set(chosen)) < 2:
@@ -279,9 +307,18 @@ def select(methods: Sequence[Method], data: Any, held_out: Any, *, seeds: int | 
     fits = tuple(zip(*by_seed, strict=True))  # per method, one per seed
     errors = held_out_errors([one[0] for one in fits], held_out)
     stable = [agreement(one).report["matched_cosine"] for one in fits]
-    scores = [(1 - (error.value or 0.0)) * (same.value or 0.0) for error, same in zip(errors, stable, strict=True)]
+    scores = [_score(error, same) for error, same in zip(errors, stable, strict=True)]
+    if max(scores) <= 0:
+        warnings.warn("no method explains more of the held-out rows than their mean does", ArmillaryWarning, stacklevel=2)
     report = _compared(methods, errors, stable, scores, time.monotonic() - began)
     return Selection(tuple(methods), fits, int(np.argmax(scores)), report)
+
+
+def _score(error: Estimate, same: Estimate) -> float:
+    if error.value is None or same.value is None or not math.isfinite(error.value):
+        why = error.reason or same.reason or f"the held-out error is {error.value}"
+        raise InputError(f"methods cannot be compared on these rows: {why}; hold out others")
+    return max(0.0, 1 - error.value) * max(0.0, same.value)
 
 
 def held_out_errors(fits: Sequence[Decomposition], held_out: Any) -> list[Estimate]:
@@ -324,6 +361,8 @@ class _Errors(Summary):
         sums = np.stack([self.blocks[int(i)] for i in ids])  # [U, 3 + D]
         mean = sums[:, 3:].sum(0) / sums[:, 0].sum()  # [D]
         scatter = sums[:, 2] - 2 * sums[:, 3:] @ mean + sums[:, 0] * (mean @ mean)  # [U]
+        if scatter.sum() <= CONSTANT * sums[:, 2].sum():
+            return Estimate.missing("the held-out rows are all the same", better="lower")
         units = Units("block", ids, sums[:, 1], scatter)
         low, high = ratio_interval(units)
         return Estimate(units.value, low, high, self._n_rows, null=1.0, ceiling=0.0, better="lower", units=units)

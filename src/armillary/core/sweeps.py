@@ -84,12 +84,12 @@ def sweep_groups(codes: Tensor, linear: Tensor, gram: Tensor, groups: Sequence[T
     """
     order, size = torch.cat(list(groups)), [len(group) for group in groups]  # a group's features lie side by side
     curvature = gram.diagonal()[order][:, None]
-    rows = (gram[order][:, order] / curvature).fill_diagonal_(0).split(size)
-    push, now = (linear[order] / curvature).split(size), codes[order]
-    may = [None] * len(size) if on is None else on[order].split(size)
-    for i, part in list(enumerate(now.split(size))) * n_sweeps:
+    rows = torch.split((gram[order][:, order] / curvature).fill_diagonal_(0), size)
+    push, now = torch.split(linear[order] / curvature, size), codes[order]
+    may = None if on is None else torch.split(on[order], size)
+    for i, part in list(enumerate(torch.split(now, size))) * n_sweeps:
         torch.sub(push[i], product(rows[i], now.T), out=part).clamp_min_(0)
-        if may[i] is not None:
+        if may is not None:
             part.mul_(may[i])
     codes[order] = now
 

@@ -43,6 +43,11 @@ class FeatureTree:
         weight: [E] >= 0.
         names: of the nodes; their numbers where left out.
         record: how it was made, such as the error of each level.
+        is_layered: whether heights are levels, of which every path up to a root has one node each.
+
+    Raises:
+        ShapeError: not as many heights or names as nodes, or not one parent and weight per edge.
+        InputError: an edge to a node that is not there, or down; a weight below 0 or not finite; more leaves than nodes.
     """
 
     vectors: Tensor
@@ -53,6 +58,7 @@ class FeatureTree:
     weight: Tensor
     names: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
+    is_layered: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.vectors)
@@ -66,8 +72,14 @@ class FeatureTree:
             int(torch.maximum(self.child, self.parent).max()) >= n or int(torch.minimum(self.child, self.parent).min()) < 0
         ):
             raise InputError(f"an edge leads to a node outside 0..{n - 1}")
-        if len(self.child) and bool((self.height[self.child] > self.height[self.parent]).any()):
-            raise InputError("an edge leads down: a parent must not be lower than its child")
+        if not 0 < self.n_leaves <= n:
+            raise InputError(f"of {n} nodes 1 to {n} are leaves, got {self.n_leaves}")
+        below, above = self.height[self.child], self.height[self.parent]
+        # Among nodes of one height numbers rise, so that no path leads back to where it began.
+        if bool(((below > above) | ((below == above) & (self.child >= self.parent))).any()):
+            raise InputError("an edge leads down: a parent must be higher than its child, or as high and of a larger number")
+        if not bool(((self.weight >= 0) & self.weight.isfinite()).all()):
+            raise InputError(f"weights of edges are finite and not below 0, got {float(self.weight.min()):g}")
 
     def __repr__(self) -> str:
         return f"FeatureTree({self.n_leaves:,} features, {len(self.vectors) - self.n_leaves:,} nodes above them)"
@@ -101,7 +113,7 @@ class FeatureTree:
     @cached_property
     def roots(self) -> list[int]:
         """Nodes without a parent that stand for at least two leaves, the widest first."""
-        roots = [node for node, parent in enumerate(self.above) if parent is None and self.below[node]]
+        roots = [node for node, parent in enumerate(self.above) if parent is None and len(self.leaves(node)) > 1]
         return sorted(roots, key=lambda node: -len(self.leaves(node)))
 
     def leaves(self, node: int) -> list[int]:
@@ -145,7 +157,7 @@ class FeatureTree:
         best = int(strength[: self.n_leaves].argmax())
         if float(strength[best]) <= 0:
             return []
-        if not self.record.get("is_layered"):
+        if not self.is_layered:
             return [(node, float(strength[node])) for node in self.path(best)]
         levels = [int(level) for level in sorted(set(self.height.tolist()))]
         tops = [int(torch.where(self.height == level, strength, -1.0).argmax()) for level in levels]
@@ -159,9 +171,15 @@ class FeatureTree:
         return self.vectors[: self.n_leaves] != 0
 
     def core(self, node: int, quorum: float = QUORUM) -> Tensor:
-        """The neurons that at least a share `quorum` of the features below a node have in common; of a feature, its own."""
+        """The neurons that at least a share `quorum` of the features below a node have in common; of a feature, its own.
+
+        Raises:
+            InputError: there is no such node, or the quorum is not a share above 0.
+        """
+        if not 0 < quorum <= 1:
+            raise InputError(f"quorum is a share of the features, above 0 and up to 1, got {quorum}")
         share = self.supports[self.leaves(node)].double().mean(0)
-        return (share >= min(quorum, 1.0) - 1e-9).logical_and(share > 0).nonzero().flatten()
+        return (share >= quorum - 1e-9).logical_and(share > 0).nonzero().flatten()
 
     def exclusive(self, node: int) -> Tensor:
         """The neurons of a node's core that no feature below any of its siblings has."""
@@ -286,7 +304,7 @@ def by_overlap(dictionary: Dictionary, *, within: float = 0.95, names: Sequence[
         raise InputError(f"a tree of shared neurons needs at least two features with entries that are 0, got atoms {shape}")
     distance = (1 - overlap(atoms)).fill_diagonal_(0)
     joined = linkage(squareform(distance.numpy(), checks=False), method="average")
-    tree = _of_linkage(atoms, joined[joined[:, 2] <= within])
+    tree = _of_linkage(atoms, joined[joined[:, 2] <= within], within)
     return tree.named(list(names)) if names else tree
 
 
@@ -297,7 +315,7 @@ def overlap(atoms: Tensor) -> Tensor:
     return both / (size[:, None] + size - both).clamp_min(1)
 
 
-def _of_linkage(atoms: Tensor, joined: NDArray[np.float64]) -> FeatureTree:
+def _of_linkage(atoms: Tensor, joined: NDArray[np.float64], within: float) -> FeatureTree:
     """scipy's table of joins (two nodes, height, number of features) as a tree; a node's vector is the mean of its features'."""
     n = len(atoms)
     children: dict[int, list[int]] = {}
@@ -314,7 +332,7 @@ def _of_linkage(atoms: Tensor, joined: NDArray[np.float64]) -> FeatureTree:
     weight = torch.tensor([edge[2] for edge in edges], dtype=torch.float32)
     heights = torch.tensor([height[old] for old in number], dtype=torch.float32)
     vectors = torch.cat([atoms, atoms.new_zeros(len(children), atoms.shape[1])])
-    tree = FeatureTree(vectors, n, heights, child, parent, weight)
+    tree = FeatureTree(vectors, n, heights, child, parent, weight, record={"within": within})
     for node in range(n, len(vectors)):
         vectors[node] = atoms[tree.leaves(node)].mean(0)
     return tree

@@ -37,6 +37,7 @@ def as_json(tree: FeatureTree) -> dict[str, Any]:
         "nodes": [_node(tree, i) for i in range(len(tree.vectors))],
         "edges": [{"child": child, "parent": parent, "weight": weight} for child, parent, weight in edges(tree)],
         "record": dict(tree.record),
+        "is_layered": tree.is_layered,
     }
 
 
@@ -74,7 +75,7 @@ def from_json(data: Mapping[str, Any]) -> FeatureTree:
     weight = torch.tensor([edge["weight"] for edge in data["edges"]], dtype=torch.float32)
     height = torch.tensor([node["height"] for node in nodes], dtype=torch.float32)
     names = tuple(node["name"] for node in nodes)
-    return FeatureTree(vectors, data["n_features"], height, child, parent, weight, names, dict(data["record"]))
+    return FeatureTree(vectors, data["n_features"], height, child, parent, weight, names, dict(data["record"]), bool(data["is_layered"]))
 
 
 # ---------------------------------------------------------------- GraphML and Newick

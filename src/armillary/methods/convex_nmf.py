@@ -78,7 +78,8 @@ class ConvexNMF(Method):
 
     def _solve(self, x: Tensor, seed: int) -> tuple[Tensor, Tensor, list[float]]:
         """Atoms [F, D], how much each is used [F], and the relative error after each iteration, for rows x [n, D]."""
-        points = x[: self.n_points]  # the sample is in no order
+        points = x[(x != 0).any(1)][: self.n_points]  # the sample is in no order
+        require_rows(self, len(points), x.shape[1])
         kernel, across = points @ points.T, points @ x.T  # P P^T [m, m], P X^T [m, n]
         largest, squared = torch.linalg.eigvalsh(kernel)[-1], float(x.square().sum(dtype=torch.float64))
         weights = _first_weights(points, self.n_features, seed)  # W [F, m]

@@ -41,7 +41,7 @@ def test_a_tree_from_shared_neurons_finds_them_too() -> None:
 def test_constraints_hold_on_every_level() -> None:
     """i-13: the authors' fine-tuning leaves a fifth of the edges positive and no entry 0."""
     tree = hierarchy(FIT, DATA.x, [12, 8, 5])
-    assert tree.weight.min() >= 0
+    assert tree.is_layered and tree.record["parents"] == 1.5 and tree.record["fit"]["relative_error"] == FIT.provenance["relative_error"]
     assert (tree.vectors != 0).sum(1).max() <= 14
     assert tree.record["n_features"] == [20, 12, 8, 5]
     first = [0, 20, 32, 40, 45]
@@ -66,7 +66,9 @@ def test_every_round_of_refining_lowers_the_error_and_keeps_what_is_zero() -> No
     products = Products(codes @ codes.T, codes @ x, float(x.square().sum()))
     edges = torch.rand(8, 3, generator=g).double() * (torch.rand(8, 3, generator=g) < 0.6)
     atoms = Budget(5).keep(torch.randn(3, 30, generator=g).double())
+    before = atoms.clone()
     level = refined(edges, atoms, products, Budget(5))
+    assert torch.equal(atoms, before)
     assert len(level.errors) > 5
     assert all(after <= before * (1 + 1e-12) for before, after in itertools.pairwise(level.errors))
     assert level.edges.min() >= 0 and (level.edges[edges == 0] == 0).all() and (level.atoms != 0).sum(1).max() <= 5
@@ -85,6 +87,31 @@ def test_a_level_that_explains_almost_nothing_is_told() -> None:
 def test_levels_that_do_not_become_smaller_are_refused(sizes: Any) -> None:
     with pytest.raises(InputError, match=r"levels become smaller from the fit's 20 features up.*try \[10, 5, 2\]"):
         hierarchy(FIT, DATA.x, sizes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"neurons_per_feature": 0}, "a count of at most the width, 500, or a share"),
+        ({"neurons_per_feature": -5}, "neurons_per_feature"),
+        ({"neurons_per_feature": 501}, "got 501"),
+        ({"parents": -1}, "must be above 0 or None, got -1"),
+        ({"parents": 0}, "must be above 0 or None, got 0"),
+    ],
+)
+def test_budgets_that_cannot_be_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        hierarchy(FIT, DATA.x, [5], **options)
+
+
+def test_a_budget_is_a_count_or_a_share() -> None:
+    as_share, as_count = (hierarchy(FIT, DATA.x[:300], [5], neurons_per_feature=budget) for budget in (0.04, 20))
+    assert torch.equal(as_share.vectors, as_count.vectors) and (as_count.vectors != 0).sum(1).max() <= 20
+
+
+def test_rows_that_no_feature_fires_on_are_refused() -> None:
+    with pytest.raises(InputError, match="no row has a code above 0"):
+        hierarchy(FIT, torch.zeros(10, 500), [5])
 
 
 def test_codes_of_either_sign_are_refused() -> None:

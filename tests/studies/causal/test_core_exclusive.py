@@ -14,7 +14,7 @@ from armillary.core.selection import shuffle
 from armillary.core.site import Source
 from armillary.errors import InputError
 from armillary.studies.causal import core_exclusive
-from armillary.studies.causal.core_exclusive import Config, first_tokens, neuron_sets
+from armillary.studies.causal.core_exclusive import Config, elsewhere, first_tokens, neuron_sets
 from support import tiny_lm
 
 SITE = arm.Site("mlp_act", 1)
@@ -88,7 +88,26 @@ def test_features_without_neurons_in_common_have_no_core() -> None:
     assert report["core_lift"].value is None and report.warnings == ["no neurons in the set of 'core'"]
 
 
+def test_random_sets_prefer_neurons_that_many_features_have() -> None:
+    sets, popularity = torch.zeros(2, 50), torch.ones(50)
+    sets[0, :5], sets[1, :8] = torch.arange(1.0, 6), -1
+    popularity[7], popularity[20:] = 1e6, 0
+    drawn = [elsewhere(sets, popularity, seed) for seed in range(20)]
+    assert all((one[:, 7] != 0).all() and (one[:, 20:] == 0).all() for one in drawn)
+    for one in drawn:
+        assert torch.equal(one.sort(dim=1).values, sets.sort(dim=1).values)
+    assert not torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[3], elsewhere(sets, popularity, 3))
+
+
 def test_bad_input_is_refused() -> None:
+    lm = tiny_lm("llama")
+    with pytest.raises(InputError, match="words that are not empty"):
+        first_tokens(lm, PROMPTS, ("Lisbon", " "))
+    with pytest.raises(InputError, match=r"does not keep 'We went to ' apart from|begin with other tokens after 'We went to '"):
+        first_tokens(lm, ("The capital is", "We went to "), ("Lisbon", "Porto"))
+
+
+def test_more_bad_input_is_refused() -> None:
     lm = tiny_lm("llama")
     subject = arm.Subject(planted(lm), model=lm)
     with pytest.raises(InputError, match="a word for each of at least two features"):

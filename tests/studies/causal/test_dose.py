@@ -8,7 +8,7 @@ import torch
 import armillary as arm
 from armillary.core.edits import Add
 from armillary.errors import CapabilityError, InputError
-from armillary.studies.causal.dose import Effect, doses
+from armillary.studies.causal.dose import Effect, _search, doses
 from support import TEXTS, tiny_lm
 
 SITE = "mlp_act.1"
@@ -23,7 +23,9 @@ def direction(lm: arm.LanguageModel, seed: int = 0) -> torch.Tensor:
 def test_targets_are_met_by_both_signs_or_said_to_be_unreachable(arch: str) -> None:
     """i-15."""
     lm = tiny_lm(arch)
-    for dose in doses(lm, SITE, direction(lm), TEXTS[:2], TARGETS):
+    found = doses(lm, SITE, direction(lm), TEXTS[:2], TARGETS)
+    assert sum(dose.strength is not None for dose in found) >= 2  # one target of each sign at least
+    for dose in found:
         if dose.strength is not None:
             assert dose.achieved == pytest.approx(dose.target, rel=0.05)
         else:
@@ -61,8 +63,20 @@ def test_what_nothing_reaches_is_called_unreachable() -> None:
     assert dose.strength is None and dose.achieved < 1e4 and "unreachable" in str(dose)
 
 
+def test_an_effect_that_jumps_over_a_target_is_not_called_too_weak() -> None:
+    row = [(0.1, 0.01), (1.0, 5.0)]
+    found = _search(lambda at: [0.01 if at[0] < 0.7 else 5.0], 1, 1.0, row, 0.02)  # type: ignore[arg-type]
+    assert found.strength is None and (found.achieved, found.jump) == (0.01, 5.0)
+    assert str(found) == "KL 1 is passed over with sign +1: the effect jumps from 0.01 to 5"
+
+
 def test_bad_input_is_refused() -> None:
     lm = tiny_lm("gpt2")
+    for options in ({"tolerance": 0.0}, {"signs": [2]}):
+        with pytest.raises(InputError, match="tolerance is above 0 and signs are 1 or -1"):
+            doses(lm, SITE, direction(lm), [TEXTS[0]], [0.1], **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="targets above 0"):
+        doses(lm, SITE, direction(lm), [TEXTS[0]], [float("nan")])
     with pytest.raises(InputError, match="at least one prompt and targets above 0"):
         doses(lm, SITE, direction(lm), [], [0.1])
     with pytest.raises(InputError, match="at least one prompt and targets above 0"):

@@ -4,7 +4,8 @@ After Shafran, Geiger and Geva 2025 (arXiv 2506.10920), on any causal model: sem
 of the days, a feature for each day, the neurons these share, trees, and the change of every day's logit when shared or exclusive neurons
 are amplified, with random neurons as the control.
 
-    chosen       the feature whose code tells best, on half of the sentences, which day comes next; reported on the other half
+    chosen       the feature whose code tells best, on half of the sentences, which day comes next where an earlier day tells;
+                 reported on the other half
     shared       mean Jaccard index of the day features' neurons; null: as many features drawn at random from the fit
     weekend      Jaccard index within weekdays and within the weekend, less that between them; null: any other two days as the weekend
     merged       share of pairs of days with one node on the hierarchy's top level; null: features drawn at random
@@ -34,7 +35,7 @@ from armillary.core.report import Estimate, Report
 from armillary.core.site import Site
 from armillary.core.statistics import Floats, Ints, Units, ratio_interval
 from armillary.core.study import Subject
-from armillary.core.tokens import Document, Tokens
+from armillary.core.tokens import Bools, Document, Tokens
 from armillary.core.tree import FeatureTree, by_overlap, overlap
 from armillary.errors import InputError
 from armillary.lm.harvest import harvest
@@ -88,7 +89,9 @@ class Settings(Config):
     """Features that are active on a token, on average."""
     strength: float = Field(1.0, gt=0)
     """Length of what is added to neurons, as a share of the mean length of the activations."""
-    n_draws: int = Field(100, ge=10)
+    quorum: float = Field(0.5, gt=0, le=1)
+    """Share of the days that have a neuron for it to be of their core."""
+    n_draws: int = Field(300, ge=10)
     """Draws behind each null."""
     seed: int = Field(0, ge=0)
     """Same seed, same bits."""
@@ -110,12 +113,13 @@ def run(settings: Settings = Settings(), *, say: Say = lambda line: None) -> Res
     lm = LanguageModel(model_name(settings.model))
     lm.require_logits()
     site = Site("mlp_act", lm.n_layers * 2 // 3 if settings.layer is None else settings.layer)
+    ids = core_exclusive.first_tokens(lm, PROMPTS, [f" {day}" for day in DAYS])
     say(f"reading {len(sentences())} sentences through {lm.name} at {site}")
     rows = harvest(lm, sentences(), [site], out=folder / "acts")[site]
     say(f"factorising {rows.n_rows:,} tokens into {settings.n_features} features")
     fit = _method(settings).fit(rows, seed=settings.seed)
     fit.save(folder / "fit")
-    days = Days.choose(fit, rows, core_exclusive.first_tokens(lm, PROMPTS, [f" {day}" for day in DAYS]))
+    days = Days.choose(fit, rows, ids)
     tree, levels = _trees(fit, rows, days, settings)
     say("amplifying shared, exclusive and random neurons")
     causal = _causal(fit, lm, days, settings)
@@ -161,12 +165,15 @@ class Days:
 
     @staticmethod
     def choose(fit: Decomposition, rows: StoredRows, ids: Sequence[int]) -> Days:
-        """The best one-to-one choice by the AUROC of codes on tokens before that day, against tokens before another."""
+        """The best one-to-one choice by the AUROC of codes on tokens before that day, against tokens before another.
+
+        Only days that an earlier one tells count: what comes after "We will meet on" nothing can know.
+        """
         tokens = rows.tokens
         day = next_token_of(tokens, ids)  # [N]
         codes = fit.encode(rows.read(np.arange(rows.n_rows)).float()).dense().double().numpy()  # [N, F]; a few thousand rows
         wording = np.array([int(document.labels["wording"]) for document in tokens.documents])[tokens.document[tokens.rows]]
-        halves = [(day >= 0) & (wording % 2 == half) for half in (0, 1)]
+        halves = [(day >= 0) & has_come(tokens, ids) & (wording % 2 == half) for half in (0, 1)]
         first, second = (_aurocs(codes[half], day[half]) for half in halves)  # [7, F]
         _, features = linear_sum_assignment(-first)
         at = np.arange(len(DAYS)), features
@@ -179,6 +186,15 @@ def next_token_of(tokens: Tokens, ids: Sequence[int]) -> Ints:
     following[tokens.starts[1:] - 1] = -1  # the last token of a sequence
     place = {token: i for i, token in enumerate(ids)}
     return np.array([place.get(int(token), -1) for token in following[tokens.rows]], dtype=np.int64)
+
+
+def has_come(tokens: Tokens, ids: Sequence[int]) -> Bools:
+    """[N] for each row whether it, or a token before it in its sequence, is one of the given."""
+    count = np.cumsum(np.isin(tokens.ids, ids))
+    before = np.concatenate([[0], count])[tokens.starts[:-1]]  # of the sequences before
+    lengths = np.diff(tokens.starts)
+    found: Bools = (count - np.repeat(before, lengths) > 0)[tokens.rows]
+    return found
 
 
 def _aurocs(codes: Floats, day: Ints) -> Floats:
@@ -257,7 +273,7 @@ def _merged(levels: FeatureTree, days: Days, settings: Settings) -> Estimate:
 
 def _causal(fit: Decomposition, lm: LanguageModel, days: Days, settings: Settings) -> Report:
     words = tuple(f" {day}" for day in DAYS)
-    told = {"strength": settings.strength, "n_draws": settings.n_draws, "seed": settings.seed, "quorum": 0.5}
+    told = {"strength": settings.strength, "n_draws": settings.n_draws, "seed": settings.seed, "quorum": settings.quorum}
     config = core_exclusive.Config(features=days.features, words=words, prompts=PROMPTS, **told)
     return core_exclusive.run(Subject(fit, model=lm), config=config)
 

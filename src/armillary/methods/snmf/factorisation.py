@@ -24,6 +24,9 @@ from armillary.methods.snmf.updates import Budget
 #: A count, or a share of all neurons.
 Neurons = Annotated[int, Field(strict=True, ge=1)] | Annotated[float, Field(gt=0, le=1)]
 
+#: Rows that are factorised in memory by default: at least so many, and so many per feature.
+MAX_ROWS, ROWS_PER_FEATURE = 8192, 10
+
 
 class Factorisation(Method):
     """What every factorisation is told. Abstract; see `SemiNMF`.
@@ -40,7 +43,7 @@ class Factorisation(Method):
     """F, how many features."""
     neurons_per_feature: Neurons | None = 0.01
     """Neurons with a weight in a feature, at most: a count, or a share of all; None for any number."""
-    code_l1: float = Field(default=0.0, ge=0)
+    code_l1: float = Field(default=0.0, ge=0, lt=1)
     """Price of a code's size, as a share of the median feature's largest inner product with a row; codes are solved again without it."""
     target_l0: float | None = Field(default=None, gt=0)
     """Codes above 0 that a row shall have, on average: the price is steered to it."""
@@ -51,13 +54,13 @@ class Factorisation(Method):
     n_init: int = Field(default=1, ge=1)
     """How often it is begun, each time with other random numbers; the one that explains most is kept."""
     n_iter: int = Field(default=200, ge=1)
-    """Iterations at most over the rows held in memory."""
+    """Iterations at most over the rows held in memory; 200 or 20, they go through the same schedule."""
     tol: float = Field(default=1e-4, ge=0)
     """Stop when five iterations lower the objective by less than this share of it."""
     ridge: float = Field(default=1e-6, ge=0)
     """Of the least squares for the first atoms, as a share of the codes' mean square."""
-    max_rows: int = Field(default=8192, ge=1)
-    """Rows that are factorised in memory, at least ten per feature; what is more streams by."""
+    max_rows: int | None = Field(default=None, ge=1)
+    """Rows that are factorised in memory; what is more streams by.  [default: ten per feature, at least 8,192]"""
     n_passes: int = Field(default=1, ge=1)
     """Passes over the rows: atoms move with every batch of the first, and at the end of each that follows."""
     batch_size: int = Field(default=4096, ge=1)
@@ -75,8 +78,17 @@ class Factorisation(Method):
     def min_rows(self, d: int) -> int:
         return self.n_features
 
+    @property
+    def n_in_memory(self) -> int:
+        """Rows that are factorised in memory, at most."""
+        return max(MAX_ROWS, ROWS_PER_FEATURE * self.n_features) if self.max_rows is None else self.max_rows
+
     def plan(self, d: int) -> Plan:
         """The numbers of a solution, for rows of width d."""
+        if self.n_in_memory < self.n_features:
+            raise InputError(
+                f"max_rows must be at least n_features, {self.n_features}, got {self.max_rows}; leave it out for ten times that"
+            )
         if self.code_l1 and self.target_l0 is not None:
             raise InputError(f"give code_l1 or target_l0 and not both, got {self.code_l1:g} and {self.target_l0:g}")
         if self.target_l0 is not None and self.target_l0 > self.n_features:
@@ -84,14 +96,7 @@ class Factorisation(Method):
         if self.target_l0 is not None and self.solver == "multiplicative":
             raise InputError("the multiplicative rule leaves every code above 0, so there is no number to steer to; use solver='hals'")
         told = {one.name: getattr(self, one.name) for one in fields(Plan) if one.name in type(self).model_fields}
-        return Plan(budget=Budget(self._n_entries(d), is_signed=self.is_signed), code_price=self.code_l1, **told)
-
-    def _n_entries(self, d: int) -> int:
-        """s of d neurons."""
-        wanted = self.neurons_per_feature
-        if isinstance(wanted, int) and wanted > d:
-            raise InputError(f"neurons_per_feature must be at most the width, {d}, got {wanted}")
-        return d if wanted is None else wanted if isinstance(wanted, int) else max(1, -int(-wanted * d // 1))
+        return Plan(budget=Budget.of(self.neurons_per_feature, d, is_signed=self.is_signed), code_price=self.code_l1, **told)
 
     def check(self, x: Tensor) -> None:
         """Refuse rows [n, D] that this method cannot take apart.
@@ -99,11 +104,19 @@ class Factorisation(Method):
         Raises:
             InputError: all are 0, or, where atoms are not signed, an entry is negative.
         """
-        name = type(self).__name__
         if not bool((x != 0).any()):
-            raise InputError(f"{name} needs rows that are not all 0, got {len(x)} rows of nothing else")
+            raise InputError(f"{type(self).__name__} needs rows that are not all 0, got {len(x)} rows of nothing else")
+        self.check_signs(x)
+
+    def check_signs(self, x: Tensor) -> None:
+        """Refuse rows [n, D] with a negative entry where atoms cannot have any.
+
+        Raises:
+            InputError: there is one.
+        """
         if not self.is_signed and bool((x < 0).any()):
-            raise InputError(f"{name} takes rows without a negative entry apart, the smallest here is {float(x.min()):.4g}; use SemiNMF")
+            name, least = type(self).__name__, float(x.min())
+            raise InputError(f"{name} takes rows without a negative entry apart, the smallest here is {least:.4g}; use SemiNMF")
 
 
 UNIDENTIFIABLE = (

@@ -10,6 +10,7 @@ Letters: n rows, D neurons, F features.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
@@ -22,16 +23,20 @@ from armillary.core.dictionary import Dictionary
 from armillary.core.method import Consumer, Pass, one_to_one, require_rows
 from armillary.core.nnls import NNLSEncoder
 from armillary.core.rows import Batch, Layout, width
+from armillary.errors import ArmillaryWarning
 from armillary.methods.snmf.solver import Data, Factors, Plan, solve
 from armillary.methods.snmf.stream import Stream
+from armillary.methods.snmf.updates import normalise
 
 if TYPE_CHECKING:
     from armillary.methods.snmf.factorisation import Factorisation
 
-#: Rows that are factorised in memory, per feature, at least.
-ROWS_PER_FEATURE = 10
 #: Sweeps over the atoms at the end of an exact pass.
 SWEEPS = 3
+#: Largest power of 2 by which rows are scaled: float32 has no more.
+SCALES = 126
+#: Codes per row may differ from `target_l0` by this share of it before a warning says so.
+NEAR = 0.1
 
 
 @final
@@ -64,9 +69,10 @@ class Fit(Consumer):
 
     @property
     def _n_first(self) -> int:
-        return max(self.method.max_rows, ROWS_PER_FEATURE * self.method.n_features)
+        return self.method.n_in_memory
 
     def update(self, batch: Batch) -> None:
+        self.method.check_signs(batch.x)
         if self.stream is not None:
             self._let_by(self.stream, batch.x.to(torch.float32) * self.scale)
             return
@@ -97,10 +103,11 @@ class Fit(Consumer):
         x, self.first = torch.cat(self.first), []
         require_rows(self.method, len(x), x.shape[1])
         self.method.check(x)
-        self.scale = 2.0 ** -round(math.log2(float(x.abs().amax())))  # squares of tiny or huge rows would leave float32; exact
-        data = Data(x * self.scale)
+        # Squares of tiny or huge rows would leave float32; powers of 2 are exact.
+        self.scale = 2.0 ** min(max(-round(math.log2(float(x.abs().amax()))), -SCALES), SCALES)
+        data = Data(x.mul_(self.scale))
         n_init = 1 if self.start is not None else self.method.n_init
-        best = min((solve(data, self.plan, seed=self.seed + i, start=self.start) for i in range(n_init)), key=lambda run: run.trace[-1])
+        best = min((solve(data, self.plan, seed=self.seed + i, start=self.start) for i in range(n_init)), key=lambda run: run.errors[-1])
         totals = torch.tensor([best.errors[-1] * data.squared, data.squared, len(x), best.l0 * len(x)], dtype=torch.float64)
         self.stream = Stream(best.atoms, data.outer(best.codes), best.used, totals.to(x.device), best.price)
         self.record = _record(best, len(x))
@@ -130,11 +137,23 @@ class Fit(Consumer):
     def finish(self) -> Decomposition:
         stream = self._streaming
         order = stream.used.diagonal().argsort(descending=True, stable=True)  # the feature that explains most is the first
-        dictionary = Dictionary.of_directions(stream.atoms[order].contiguous())
+        atoms = stream.atoms[order].contiguous()
+        normalise(atoms)
+        dictionary = Dictionary.of_directions(atoms)
         price = stream.price / self.scale
         encoder = NNLSEncoder(dictionary, price=price)
         about = {"relative_error": stream.error, "l0": stream.l0, "n_dead": stream.n_dead, "price": price}
+        self._warn(stream)
         return Decomposition(dictionary, encoder, **one_to_one(self.layout), provenance={**self.record, **about})
+
+    def _warn(self, stream: Stream) -> None:
+        if stream.n_dead:
+            message = f"{stream.n_dead} of {len(stream.atoms)} features are hardly used by any row; fit fewer, or lower the price of codes"
+            warnings.warn(message, ArmillaryWarning, stacklevel=4)
+        wanted = self.method.target_l0
+        if wanted is not None and abs(stream.l0 - wanted) > NEAR * wanted:
+            found = f"rows have {stream.l0:.3g} codes above 0 on average and not the {wanted:g} of target_l0"
+            warnings.warn(f"{found}; give more iterations, or another number", ArmillaryWarning, stacklevel=4)
 
     def describe(self) -> str:
         return "sampling" if self.stream is None else f"error {self.stream.error:.4g}, {self.stream.l0:.3g} codes per row"

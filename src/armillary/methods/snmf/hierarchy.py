@@ -12,6 +12,7 @@ Letters: n rows, D neurons, F_l features of level l (F_0 of the fit), P_l = E_1 
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from armillary.core.run import drive
 from armillary.core.summary import OnePass, Summary
 from armillary.core.sweeps import sweep
 from armillary.core.tree import FeatureTree
-from armillary.errors import ArmillaryWarning, InputError
+from armillary.errors import ArmillaryWarning, InputError, NonFiniteError
 from armillary.methods.snmf.solver import Data, Plan, solve
 from armillary.methods.snmf.updates import Budget, gram_of_codes
 
@@ -74,7 +75,10 @@ class Products:
     def error(self, atoms: Tensor) -> float:
         """Squared error with atoms [F, D] float64, as a share of |X|^2."""
         cross, size = (self.outer * atoms).sum(), (self.used * (atoms @ atoms.T)).sum()
-        return max(0.0, float(self.squared - 2 * cross + size) / self.squared)
+        found = float(self.squared - 2 * cross + size) / self.squared
+        if not math.isfinite(found):
+            raise NonFiniteError(f"the squared error of the hierarchy is {found}: the rows or atoms are too large or hold NaN")
+        return max(0.0, found)
 
 
 class Codes(Summary):
@@ -119,7 +123,7 @@ def hierarchy(
     rows: Any,
     n_features: Sequence[int],
     *,
-    neurons_per_feature: int | None = None,
+    neurons_per_feature: float | None = None,
     parents: float | None = 1.5,
     seed: int = 0,
 ) -> FeatureTree:
@@ -129,31 +133,39 @@ def hierarchy(
         fit: directions, with codes that are not negative.
         rows: the activations it was fitted to, or others of their kind; they are read once.
         n_features: how many features each level has, from the one above the fit's to the top.
-        neurons_per_feature: most entries of an atom of the higher levels; by default the most that one of the fit's has.
+        neurons_per_feature: most entries of an atom of the higher levels, a count or a share of the neurons; by default the most that one
+            of the fit's has.
         parents: features of the next level that one of this level goes into, on average; None for any number.
         seed: of each level's beginning.
 
     Raises:
-        InputError: levels that do not become smaller, atoms that are not directions, or codes below 0.
+        InputError: levels that do not become smaller, atoms that are not directions, codes below 0 or none above it, or a budget that is
+            not above 0.
 
     Warns:
         ArmillaryWarning: a level explains little of what the features explain.
     """
-    _check(fit, n_features)
+    _check(fit, n_features, parents)
     atoms = fit.dictionary.atoms.detach().cpu().float()
-    budget = Budget(neurons_per_feature or int((atoms != 0).sum(1).max()))
+    most = int((atoms != 0).sum(1).max())
+    budget = Budget.of(most if neurons_per_feature is None else neurons_per_feature, atoms.shape[1])
     reading = OnePass(Codes(fit), lambda codes: codes.products())
     drive([reading], as_rows(rows), title="reading")
     products: Products = reading.finish()
+    if not float(products.used.diagonal().max()) > 0:
+        raise InputError(f"no row has a code above 0 in {fit!r}, so there is nothing to put together; read rows it was fitted to")
     levels: list[Level] = []
     here, below = products, atoms
     for i, n in enumerate(n_features):
         levels.append(_level(here, below, n, budget, parents=parents, seed=seed + i))
         here, below = here.of(levels[-1].edges.double()), levels[-1].atoms
-    return _tree(atoms, levels, products)
+    told = {"neurons_per_feature": budget.n_entries, "parents": parents, "seed": seed, "fit": dict(fit.provenance)}
+    return _tree(atoms, levels, products, told)
 
 
-def _check(fit: Decomposition, n_features: Sequence[int]) -> None:
+def _check(fit: Decomposition, n_features: Sequence[int], parents: float | None) -> None:
+    if parents is not None and not parents > 0:
+        raise InputError(f"parents, the features of the next level that one goes into, must be above 0 or None, got {parents}")
     sizes = [fit.n_features, *n_features]
     if not n_features or any(upper >= lower or upper < 1 for lower, upper in itertools.pairwise(sizes)):
         raise InputError(
@@ -192,7 +204,7 @@ def refined(edges: Tensor, atoms: Tensor, products: Products, budget: Budget) ->
         products: of the codes of the level below, float64.
         budget: of the atoms.
     """
-    on, errors = edges > 0, [products.error(edges @ atoms)]
+    atoms, on, errors = atoms.clone(), edges > 0, [products.error(edges @ atoms)]
     for _ in range(ROUNDS):
         above = products.of(edges)
         sweep(atoms, above.outer, above.used, budget.of_any_norm)
@@ -226,7 +238,7 @@ def _sweep_edges(edges: Tensor, used: Tensor, linear: Tensor, gram: Tensor, on: 
 # ---------------------------------------------------------------- the tree
 
 
-def _tree(atoms: Tensor, levels: Sequence[Level], products: Products) -> FeatureTree:
+def _tree(atoms: Tensor, levels: Sequence[Level], products: Products, told: Mapping[str, Any]) -> FeatureTree:
     sizes = [len(atoms), *(len(level.atoms) for level in levels)]
     first = [sum(sizes[:i]) for i in range(len(sizes))]
     child, parent, weight = [], [], []
@@ -239,9 +251,9 @@ def _tree(atoms: Tensor, levels: Sequence[Level], products: Products) -> Feature
     height = torch.cat([torch.full((size,), float(i)) for i, size in enumerate(sizes)])
     errors = [products.error(atoms.double()), *(level.errors[-1] for level in levels)]
     _warn(sizes, errors)
-    record = {"is_layered": True, "n_features": sizes, "relative_error": errors, "refined_from": [level.errors[0] for level in levels]}
+    record = {**told, "n_features": sizes, "relative_error": errors, "refined_from": [level.errors[0] for level in levels]}
     vectors = torch.cat([atoms, *(level.atoms for level in levels)])
-    return FeatureTree(vectors, sizes[0], height, torch.cat(child), torch.cat(parent), torch.cat(weight), (), record)
+    return FeatureTree(vectors, sizes[0], height, torch.cat(child), torch.cat(parent), torch.cat(weight), record=record, is_layered=True)
 
 
 def _warn(sizes: Sequence[int], errors: Sequence[float]) -> None:

@@ -26,6 +26,7 @@ from armillary.methods.snmf.updates import (
     gram_of_codes,
     least_squares,
     multiply,
+    normalise,
     squared_error,
     squared_length,
 )
@@ -48,6 +49,10 @@ EXPLAINED = 1e-9
 FIRST_ROWS, FIRST_ROWS_PER_FEATURE = 2000, 20
 #: Sweeps over the codes of rows that are met for the first time.
 CARRIED_SWEEPS = 6
+#: Rows whose residuals are looked at together.
+PART = 4096
+#: Iterations that the multiplicative rule may go on without a better state, as its authors' code does.
+PATIENCE = 100
 #: Steps of accelerated gradient per iteration.
 STEPS = 10
 #: Iterations that remove the shrinkage a price leaves behind, and sweeps over the codes in each.
@@ -85,14 +90,28 @@ class Plan:
     @property
     def warm_up(self) -> int:
         """Iterations whose atoms are solved by least squares."""
-        return self.n_iter if self.solver == "multiplicative" else 1 if self.init == "random" else WARM_UP
+        if self.solver == "multiplicative":
+            return self.n_iter
+        wanted = 1 if self.init == "random" else WARM_UP
+        return max(1, min(wanted, self.n_iter * wanted // (wanted + self._wanted_fading)))  # fewer where n_iter is small
 
     @property
     def fading(self) -> int:
         """Iterations after these over which the price changes."""
-        if self.target_l0 is not None:
-            return STEERING
-        return FADING
+        return max(0, min(self._wanted_fading, self.n_iter - self.warm_up))
+
+    @property
+    def _wanted_fading(self) -> int:
+        return FADING if self.target_l0 is None else STEERING
+
+    @property
+    def first_of_start(self) -> int:
+        """The iteration at which a fit that has atoms to begin from goes on."""
+        return self.warm_up if self.target_l0 is not None else self.settled
+
+    def is_under_way(self, i: int) -> bool:
+        """Whether the price still changes in iteration i, so that objectives before and after it cannot be compared."""
+        return self.solver != "multiplicative" and i <= self.settled
 
     @property
     def settled(self) -> int:
@@ -148,6 +167,10 @@ class Factors:
     errors: list[float] = field(default_factory=list)
     n_revived: int = 0
 
+    def copy(self) -> Factors:
+        """The same factors, to be changed."""
+        return replace(self, atoms=self.atoms.clone(), codes=self.codes.clone(), trace=[*self.trace], errors=[*self.errors])
+
     @property
     def l0(self) -> float:
         """Codes per row."""
@@ -165,20 +188,18 @@ def solve(data: Data, plan: Plan, *, seed: int, start: Tensor | None = None) -> 
     """
     is_new = start is None and plan.solver != "multiplicative"
     here = data.part(max(FIRST_ROWS, FIRST_ROWS_PER_FEATURE * plan.n_features)) if is_new else data
-    now = begun(here, plan, seed) if start is None else given(start, data, plan)
-    first = 0 if is_new or plan.solver == "multiplicative" else plan.warm_up
+    first = 0 if start is None else plan.first_of_start
+    now = best = begun(here, plan, seed) if start is None else given(start, data, plan, first - 1)
     for i in range(first, first + plan.n_iter):
         if i == plan.settled and here is not data:
             here, now = data, carried(now, data, plan)
-        before = (now.atoms.clone(), now.codes.clone(), now.used)
-        _iterate(now, here, plan, i)
-        if i > plan.settled and now.trace[-1] > now.trace[-2]:  # by no more than rounding: this is the bottom
-            now.atoms, now.codes, now.used = before
-            del now.trace[-1], now.errors[-1]
+        now = now.copy()
+        iterate(now, here, plan, i)
+        if plan.is_under_way(i) or not best.trace or now.trace[-1] <= best.trace[-1]:
+            best = now
+        if _is_done(now, best, plan, i):
             break
-        if _is_done(now, plan, i):
-            break
-    now = now if here is data else carried(now, data, plan)
+    now = best if here is data else carried(best, data, plan)
     if plan.is_priced and plan.solver != "multiplicative":
         debias(now, data, plan.budget)
     return now
@@ -198,25 +219,28 @@ def carried(now: Factors, data: Data, plan: Plan) -> Factors:
     return replace(now, codes=codes, used=gram_of_codes(codes))
 
 
-def given(atoms: Tensor, data: Data, plan: Plan) -> Factors:
-    """Factors with atoms [F, D] as they are allowed, and their least squares codes."""
+def given(atoms: Tensor, data: Data, plan: Plan, i: int) -> Factors:
+    """Factors with atoms [F, D] as they are allowed, and their codes at the price of iteration i."""
     codes = data.x.new_zeros(len(atoms), len(data.x))
-    now = Factors(plan.budget.keep(atoms), codes, gram_of_codes(codes))
+    now = Factors(plan.budget.keep(atoms.to(data.x, copy=True)), codes, gram_of_codes(codes))
     _normalise(now)
-    _update_codes(now, data, plan, 0)
+    _update_codes(now, data, plan, i)
     return now
 
 
-def _iterate(now: Factors, data: Data, plan: Plan, i: int) -> None:
+def iterate(now: Factors, data: Data, plan: Plan, i: int) -> None:
+    """Update both factors in place, as iteration i does."""
     _update_atoms(now, data, plan, i)
     _normalise(now)
     _update_codes(now, data, plan, i)
 
 
-def _is_done(now: Factors, plan: Plan, i: int) -> bool:
-    if (plan.solver != "multiplicative" and i < plan.settled + WINDOW) or len(now.trace) <= WINDOW:
-        return False
-    return now.trace[-1 - WINDOW] - now.trace[-1] <= plan.tol * now.trace[-1]
+def _is_done(now: Factors, best: Factors, plan: Plan, i: int) -> bool:
+    if plan.solver == "multiplicative":  # its objective rises at times
+        return len(now.trace) > PATIENCE and min(now.trace[:-PATIENCE]) - best.trace[-1] <= plan.tol * best.trace[-1]
+    if now is not best:  # the objective has risen, by no more than rounding: this is the bottom
+        return True
+    return i >= plan.settled + WINDOW and now.trace[-1 - WINDOW] - now.trace[-1] <= plan.tol * now.trace[-1]
 
 
 def _update_atoms(now: Factors, data: Data, plan: Plan, i: int) -> None:
@@ -231,14 +255,12 @@ def _update_atoms(now: Factors, data: Data, plan: Plan, i: int) -> None:
 
 def _normalise(now: Factors) -> None:
     """Atoms of norm 1; codes take over their scale."""
-    norm = now.atoms.norm(dim=1, keepdim=True)  # [F, 1]
-    now.codes *= norm
-    now.atoms /= norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    now.codes *= normalise(now.atoms)
 
 
 def _update_codes(now: Factors, data: Data, plan: Plan, i: int) -> None:
     inner, gram = plan.budget.inner(now.atoms, data.x, data.x_t), product(now.atoms, now.atoms)  # Z X^T [F, n], Z Z^T [F, F]
-    now.price = _price(now, plan, i, float(inner.amax(1).median()))
+    now.price = _price(now, plan, i, typical(inner))
     if plan.solver == "hals":
         sweep_codes(now.codes, inner, gram, plan.n_sweeps, price=now.price)
     elif plan.solver == "fista":
@@ -254,13 +276,20 @@ def _measure(now: Factors, data: Data, inner: Tensor, gram: Tensor) -> None:
     now.trace.append(now.errors[-1] + 2 * now.price * float(now.codes.sum(dtype=torch.float64)) / data.squared)
 
 
+def typical(inner: Tensor) -> float:
+    """The median over features of the largest of their inner products [F, n]; features that no row points along do not count."""
+    largest = inner.amax(1)
+    largest = largest[largest > 0]
+    return float(largest.median()) if len(largest) else 0.0
+
+
 def _price(now: Factors, plan: Plan, i: int, unit: float) -> float:
     """The price of iteration i, where `unit` is the median over features of the largest inner product."""
     if plan.solver == "multiplicative":
         return plan.code_price * unit
-    done = (i + 1 - plan.warm_up) / plan.fading  # share of the fading
-    if done < 0:
+    if i + 1 < plan.warm_up:
         return 0.0
+    done = (i + 1 - plan.warm_up) / plan.fading if plan.fading else 1.0  # share of the fading
     if done > 1 or (done == 1 and plan.target_l0 is not None):
         return now.price if plan.is_priced else 0.0
     if plan.target_l0 is not None:
@@ -275,13 +304,17 @@ def _revive(now: Factors, data: Data, budget: Budget) -> None:
     dead = (used <= DEAD * used.mean()).nonzero().flatten()
     if len(dead) == 0:
         return
-    residual = data.x - now.codes.T @ now.atoms  # [n, D]
-    left = residual.square().sum(1)
+    left = torch.cat([_residual(now, data, slice(i, i + PART)).square().sum(1) for i in range(0, len(data.x), PART)])
     worst = left.topk(min(len(dead), len(left))).indices
     worst = worst[left[worst] > EXPLAINED * data.squared / len(left)]
     dead = dead[: len(worst)]
-    now.atoms[dead], now.codes[dead] = budget.keep(residual[worst]), 0
+    now.atoms[dead], now.codes[dead] = budget.keep(_residual(now, data, worst)), 0
     now.n_revived += len(dead)
+
+
+def _residual(now: Factors, data: Data, rows: slice | Tensor) -> Tensor:
+    """[rows, D] what is not explained of these rows."""
+    return data.x[rows] - now.codes[:, rows].T @ now.atoms
 
 
 def debias(now: Factors, data: Data, budget: Budget) -> None:

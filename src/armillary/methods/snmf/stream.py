@@ -21,7 +21,7 @@ from armillary.core import distributed
 from armillary.core.onednn import linear as product
 from armillary.core.sweeps import sweep, sweep_codes
 from armillary.methods.snmf.solver import DEAD, EXPLAINED
-from armillary.methods.snmf.updates import Budget, gram_of_codes, squared_error, squared_length
+from armillary.methods.snmf.updates import Budget, gram_of_codes, normalise, squared_error, squared_length
 
 #: Sweeps over the codes of a batch, which begin at 0.
 SWEEPS = 5
@@ -89,8 +89,7 @@ class Stream:
         used = self.used.float()
         for _ in range(n_sweeps):
             sweep(self.atoms, self.outer, used, budget.of_any_norm)
-        norm = self.atoms.norm(dim=1, keepdim=True)  # [F, 1]
-        self.atoms /= norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        norm = normalise(self.atoms)  # [F, 1]
         self.outer *= norm
         self.used *= norm.double() * norm.double().T
 

@@ -15,15 +15,21 @@ Letters: n rows of data, D neurons, F features, m = n or D, s entries. Codes are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from armillary.core.onednn import linear as product
+from armillary.errors import InputError, NonFiniteError
 
 #: Rows whose products are summed in float32.
 STRETCH = 128
+#: What a share of the neurons may be above a whole number of them: 0.07 of 100 are 7.
+ROUNDING = 1e-9
+#: An atom of less than this share of the longest one's norm has vanished.
+VANISHED = 1e-12
 #: Floor of the multiplicative rule's quotient, as a share of the mean inner product.
 FLOOR = 1e-9
 
@@ -80,9 +86,16 @@ def multiply(codes: Tensor, linear: Tensor, gram: Tensor, price: float = 0.0) ->
 
 
 def squared_error(x_squared: float, linear: Tensor, gram: Tensor, codes: Tensor, gram_codes: Tensor) -> float:
-    """|X^T - Z^T Y|^2 without forming the residual: |X|^2 - 2 <P, Y> + <Q, N>, with P = Z X^T, Q = Z Z^T, N = Y Y^T; summed in float64."""
+    """|X^T - Z^T Y|^2 without forming the residual: |X|^2 - 2 <P, Y> + <Q, N>, with P = Z X^T, Q = Z Z^T, N = Y Y^T; summed in float64.
+
+    Raises:
+        NonFiniteError: it is no number.
+    """
     cross, size = (linear * codes).sum(dtype=torch.float64), (gram * gram_codes).sum(dtype=torch.float64)
-    return max(0.0, float(x_squared - 2 * cross + size))
+    found = float(x_squared - 2 * cross + size)
+    if not math.isfinite(found):
+        raise NonFiniteError(f"the squared error of the factorisation is {found}: the rows differ too much in size for float32")
+    return max(0.0, found)
 
 
 def gram_of_codes(codes: Tensor) -> Tensor:
@@ -96,6 +109,18 @@ def gram_of_codes(codes: Tensor) -> Tensor:
 def squared_length(x: Tensor) -> float:
     """|X|^2 of rows [n, D], summed over rows in float64."""
     return float(torch.linalg.vecdot(x, x).sum(dtype=torch.float64))
+
+
+def normalise(atoms: Tensor) -> Tensor:
+    """Give atoms [F, D] norm 1, in place, and those that have vanished beside the others no entry.
+
+    Returns:
+        [F, 1] the norms that codes take over, 0 where an atom has vanished.
+    """
+    norm = atoms.norm(dim=1, keepdim=True)
+    norm = torch.where(norm > VANISHED * norm.max(), norm, 0.0)
+    atoms.div_(torch.where(norm > 0, norm, torch.inf))
+    return norm
 
 
 def violation(codes: Tensor, linear: Tensor, gram: Tensor, price: float = 0.0) -> float:
@@ -118,6 +143,21 @@ class Budget:
 
     def __init__(self, n_entries: int, *, is_signed: bool = True) -> None:
         self.n_entries, self.is_signed = n_entries, is_signed
+
+    @staticmethod
+    def of(neurons: int | float | None, d: int, *, is_signed: bool = True) -> Budget:
+        """So many of d neurons at most: a count, a share of all (rounded up), or None for any number.
+
+        Raises:
+            InputError: more than there are, or not above 0.
+        """
+        most = d if isinstance(neurons, int) else 1
+        if neurons is not None and not 0 < neurons <= most:
+            what = f"a count of at most the width, {d}, or a share up to 1.0"
+            raise InputError(f"neurons_per_feature must be {what}, got {neurons}")
+        if neurons is None or isinstance(neurons, int):
+            return Budget(neurons or d, is_signed=is_signed)
+        return Budget(max(1, math.ceil(neurons * d - ROUNDING)), is_signed=is_signed)
 
     def keep(self, rows: Tensor) -> Tensor:
         """The nearest rows [m, D] that are allowed: the s largest entries of each, the others 0."""

@@ -11,7 +11,8 @@ prompts. Read are the logits of the siblings' tokens, less the mean over the voc
     selectivity  change of a sibling's own token minus the mean change of the others', under its exclusive neurons; mean over siblings
     core_lift    mean change of the siblings' tokens under the core
 
-The null of both is the same weights on neurons drawn at random. After the causal test of Shafran, Geiger and Geva 2025 (arXiv 2506.10920).
+The null of both is the same weights on neurons drawn at random, each as likely as it is common among all features.
+After the causal test of Shafran, Geiger and Geva 2025 (arXiv 2506.10920).
 
 Letters: S siblings, P prompts, D neurons, V vocabulary, R draws.
 """
@@ -32,7 +33,6 @@ from armillary.core.decomposition import Decomposition
 from armillary.core.edits import Add
 from armillary.core.model import At, Model
 from armillary.core.report import Estimate, Report
-from armillary.core.selection import shuffle
 from armillary.core.site import Site
 from armillary.core.statistics import Floats, Units, ratio_interval
 from armillary.core.study import Need, Subject, Subjects, as_subjects
@@ -43,6 +43,8 @@ needs: frozenset[Need] = frozenset({"fit", "logits"})
 accepts: frozenset[Need] = frozenset()
 
 CORE = "core"
+#: Popularity of a neuron that no feature has: it is drawn last.
+UNUSED = 1e-9
 
 
 class Config(Settings):
@@ -87,7 +89,8 @@ def _report(subject: Subject, config: Config) -> Report:
     reader = _Reader(model, site, config.prompts, tokens)
     length = config.strength * reader.mean_length
     effects = reader.effects(sets, length)  # [S + 1, P, S]
-    draws = [reader.effects(shuffle(sets, config.seed + i), length).mean(1) for i in range(config.n_draws)]
+    popularity = (fit.dictionary.atoms != 0).sum(0)  # [D]
+    draws = [reader.effects(elsewhere(sets, popularity, config.seed + i), length).mean(1) for i in range(config.n_draws)]
     chance = np.stack(draws)  # [R, S + 1, S]
     empty = [name for name, row in zip([*config.words, CORE], sets, strict=True) if not bool(row.any())]
     warnings = [f"no neurons in the set of {name.strip()!r}" for name in empty]
@@ -101,7 +104,7 @@ def _report(subject: Subject, config: Config) -> Report:
         tables,
         {"change of logits": _heat_map(effects.mean(1), config.words)},
         notes=[
-            "Logits are less their mean over the vocabulary. Null: the same weights on neurons drawn at random, "
+            "Logits are less their mean over the vocabulary. Null: the same weights on neurons drawn at random, common ones more often, "
             f"{config.n_draws} draws. Intervals: bootstrap over features, of core_lift over prompts."
         ],
         warnings=warnings,
@@ -150,25 +153,50 @@ def neuron_sets(features: Tensor, atoms: Tensor, quorum: float) -> Tensor:
     return torch.nn.functional.normalize(torch.cat([exclusive, core[None]]), dim=1)
 
 
+def elsewhere(sets: Tensor, popularity: Tensor, seed: int) -> Tensor:
+    """The weights of each set [S, D] on other neurons, drawn in proportion to their popularity [D], so that a few dominant neurons are
+    as likely in a random set as in a feature."""
+    generator = torch.Generator().manual_seed(seed)
+    waits = torch.empty(sets.shape, dtype=torch.float64).exponential_(generator=generator)
+    order = (waits / popularity.cpu().clamp_min(UNUSED)).argsort(dim=1)  # exponential races: without replacement
+    out = torch.zeros_like(sets)
+    for row, weights, neurons in zip(out, sets, order, strict=True):
+        values = weights[weights != 0]
+        row[neurons[: len(values)].to(row.device)] = values[torch.randperm(len(values), generator=generator).to(row.device)]
+    return out
+
+
 # ---------------------------------------------------------------- the model
 
 
 def first_tokens(model: Model, prompts: Sequence[str], words: Sequence[str]) -> list[int]:
-    """[S] the token with which each word begins after the first prompt.
+    """[S] the token with which each word begins after the prompts.
 
     Raises:
-        InputError: no prompt, or two words that begin with the same token.
+        InputError: no prompt, an empty word, a word that begins with another token after another prompt or changes the prompt's own
+            tokens, or two words that begin with the same token.
     """
-    if not prompts:
-        raise InputError("at least one prompt is needed")
-    n, prompt = len(_ids(model, prompts[0])), prompts[0]
-    spaced = [word if prompt[-1:].isspace() or word[:1].isspace() else f" {word}" for word in words]
-    found = [_ids(model, prompt + word)[n] for word in spaced]
+    if not prompts or not all(word.strip() for word in words):
+        raise InputError(f"at least one prompt is needed, and words that are not empty, got {len(prompts)} prompts and {list(words)}")
+    by_prompt = [[_first_token(model, prompt, word) for word in words] for prompt in prompts]
+    for prompt, tokens in zip(prompts, by_prompt, strict=True):
+        if tokens != by_prompt[0]:
+            raise InputError(f"the words begin with other tokens after {prompt!r} than after {prompts[0]!r}; end all prompts alike")
+    found = by_prompt[0]
     for i, token in enumerate(found):
         if token in found[:i]:
             one, other = words[found.index(token)], words[i]
             raise InputError(f"{one!r} and {other!r} begin with the same token {model.vocabulary()[token]!r}, so they cannot be told apart")
     return found
+
+
+def _first_token(model: Model, prompt: str, word: str) -> int:
+    """The token of a word's beginning after a prompt."""
+    spaced = word if prompt[-1:].isspace() or word[:1].isspace() else f" {word}"
+    before, after = _ids(model, prompt), _ids(model, prompt + spaced)
+    if after[: len(before)] != before or len(after) == len(before):
+        raise InputError(f"the tokenizer does not keep {prompt!r} apart from {spaced!r}; leave out the space at the end of the prompt")
+    return after[len(before)]
 
 
 def _ids(model: Model, text: str) -> list[int]:

@@ -38,16 +38,22 @@ class Dose:
     Args:
         target: KL that is wanted, in nats.
         sign: +1 along the direction, -1 against it.
-        strength: alpha >= 0, in units of the direction's own length; None where the target cannot be reached.
-        achieved: KL at that strength, or the largest that was seen.
+        strength: alpha >= 0, in units of the direction's own length; None where the target is not met.
+        achieved: KL at that strength; else the largest that was seen below the target.
+        jump: the KL just above the target, where the effect jumps over it; else None.
     """
 
     target: float
     sign: int
     strength: float | None
     achieved: float
+    jump: float | None = None
 
     def __str__(self) -> str:
+        if self.jump is not None:
+            return (
+                f"KL {self.target:g} is passed over with sign {self.sign:+d}: the effect jumps from {self.achieved:.3g} to {self.jump:.3g}"
+            )
         if self.strength is None:
             return f"KL {self.target:g} is unreachable with sign {self.sign:+d}: the largest seen is {self.achieved:.3g}"
         return f"KL {self.achieved:.3g} (wanted {self.target:g}) at {self.sign * self.strength:+.4g}"
@@ -78,10 +84,12 @@ def doses(
         one dose per sign and target, in that order.
 
     Raises:
-        InputError: no prompt, a direction of length 0 or a target that is not above 0.
+        InputError: no prompt, a direction of length 0, a target or tolerance that is not above 0, or a sign that is neither 1 nor -1.
         CapabilityError: the model has no logits.
     """
-    if not prompts or not targets or min(targets) <= 0:
+    if not tolerance > 0 or any(sign not in (1, -1) for sign in signs):
+        raise InputError(f"tolerance is above 0 and signs are 1 or -1, got {tolerance} and {list(signs)}")
+    if not prompts or not targets or not all(0 < target < math.inf for target in targets):
         raise InputError(f"doses need at least one prompt and targets above 0, got {len(prompts)} prompts and {list(targets)}")
     if not float(direction.norm()) > 0:
         raise InputError("the direction has length 0, so no strength changes anything")
@@ -134,14 +142,12 @@ def _search(effect: Effect, sign: int, target: float, row: Sequence[tuple[float,
     over = next((i for i, (_, kl) in enumerate(row) if kl >= target), None)
     if over is None:
         return Dose(target, sign, None, max(kl for _, kl in row))
-    low, (high, kl) = (row[over - 1][0] if over else 0.0), row[over]
-    strength = high
+    low, high = row[over - 1] if over else (0.0, 0.0), row[over]  # (strength, KL) on either side
+    strength, kl = high
     for _ in range(HALVINGS):
         if abs(kl - target) <= tolerance * target:
-            break
-        strength = (low * high) ** 0.5 if low else high / 2
+            return Dose(target, sign, strength, kl)
+        strength = (low[0] * high[0]) ** 0.5 if low[0] else high[0] / 2
         (kl,) = effect([sign * strength])
-        low, high = (strength, high) if kl < target else (low, strength)
-    if abs(kl - target) > tolerance * target:  # the effect jumps over it
-        return Dose(target, sign, None, kl)
-    return Dose(target, sign, strength, kl)
+        low, high = ((strength, kl), high) if kl < target else (low, (strength, kl))
+    return Dose(target, sign, None, low[1], high[1])

@@ -1,8 +1,12 @@
 """Shared neurons: which features are built on the same neurons, and how do they merge?
 
     overlap             mean Jaccard index of two features' neurons; null: each feature's weights on neurons drawn at random
+    nearest             mean over features of the largest index with another; null: neurons traded between features
     features_per_neuron mean over neurons that a feature has
-    joined              share of the features that the tree joins with another; null: the same of random neurons
+    joined              share of the features that the tree joins with another; null: the same of traded neurons
+
+Trading (Strona et al. 2014) leaves every feature as many neurons, and every neuron as many features, as it has. A few neurons that most
+features have raise the overlap of any two, which is no structure: above the traded null are features that share more than that.
 
 For dictionaries of sparse atoms, such as those of semi-NMF. The tree is average linkage of 1 - Jaccard index (`core.tree`).
 
@@ -22,7 +26,7 @@ from torch import Tensor
 from armillary.core.config import Config as Settings
 from armillary.core.dictionary import Dictionary
 from armillary.core.report import Estimate, Report
-from armillary.core.selection import shuffle
+from armillary.core.selection import shuffle, trade
 from armillary.core.statistics import Floats, Units, ratio_interval, wilson_interval
 from armillary.core.study import Need, Subject, Subjects, as_subjects
 from armillary.core.tree import FeatureTree, by_overlap, overlap
@@ -33,6 +37,8 @@ accepts: frozenset[Need] = frozenset()
 
 #: Features whose overlaps are drawn: those joined first.
 DRAWN = 200
+#: Features that a row of the table names.
+LISTED = 12
 
 
 class Config(Settings):
@@ -65,17 +71,21 @@ def _report(subject: Subject, config: Config) -> Report:
     atoms = dictionary.directions().detach().cpu().float()
     tree = by_overlap(dictionary, within=config.within)
     shared = overlap(atoms).numpy()
-    chance = [shuffle(atoms, config.seed + i) for i in range(config.n_draws)]
+    anywhere, traded = ([draw(atoms, config.seed + i) for i in range(config.n_draws)] for draw in (shuffle, trade))
     return Report(
         subject.label,
         {
-            "overlap": _overlap(shared, float(np.mean([_mean_overlap(overlap(one).numpy()) for one in chance]))),
+            "overlap": _overlap(shared, float(np.mean([_mean_overlap(overlap(one).numpy()) for one in anywhere]))),
+            "nearest": _nearest(shared, float(np.mean([_largest(overlap(one).numpy()).mean() for one in traded]))),
             "features_per_neuron": _per_neuron(atoms),
-            "joined": _joined(tree, chance, config),
+            "joined": _joined(tree, traded, config),
         },
-        {"features": _features(tree), "neurons": _neurons(atoms)},
+        {"features": _features(tree, atoms), "neurons": _neurons(atoms)},
         {"shared neurons": _heat_map(shared, tree), "tree": tree.figure()},
-        notes=["Null: each feature's weights on neurons drawn at random. Intervals: bootstrap over features, of joined Wilson's."],
+        notes=[
+            "Null of overlap: each feature's weights on neurons drawn at random; of nearest and joined: neurons traded between features, "
+            "so that all keep as many. Intervals: bootstrap over features, of joined Wilson's."
+        ],
         provenance={"study": "shared_neurons", "subject": subject.label, "settings": config.model_dump(mode="json")},
         seconds=time.monotonic() - began,
     )
@@ -87,6 +97,18 @@ def _mean_overlap(shared: Floats) -> float:
 
 def _overlap(shared: Floats, null: float) -> Estimate:
     units = Units.of_values("feature", (shared.sum(1) - np.diagonal(shared)) / (len(shared) - 1))
+    low, high = ratio_interval(units)
+    return Estimate(units.value, low, high, len(shared), null=null, ceiling=1.0, units=units)
+
+
+def _largest(shared: Floats) -> Floats:
+    """[F] each feature's largest index with another."""
+    found: Floats = (shared - np.diag(np.diagonal(shared))).max(1)
+    return found
+
+
+def _nearest(shared: Floats, null: float) -> Estimate:
+    units = Units.of_values("feature", _largest(shared))
     low, high = ratio_interval(units)
     return Estimate(units.value, low, high, len(shared), null=null, ceiling=1.0, units=units)
 
@@ -106,16 +128,22 @@ def _joined(tree: FeatureTree, chance: list[Tensor], config: Config) -> Estimate
     return Estimate(n / tree.n_leaves, low, high, tree.n_leaves, null=null, ceiling=1.0)
 
 
-def _features(tree: FeatureTree) -> dict[str, Any]:
-    """A row per feature."""
-    leaves = range(tree.n_leaves)
+def _features(tree: FeatureTree, atoms: Tensor) -> dict[str, Any]:
+    """A row per feature; its exclusive neurons are those that no other feature has."""
+    leaves, on = range(tree.n_leaves), atoms != 0
+    exclusive = (on & (on.sum(0) == 1)).sum(1).tolist()
     return {
         "feature": list(leaves),
         "neurons": [len(tree.core(i)) for i in leaves],
-        "exclusive": [len(tree.exclusive(i)) for i in leaves],
+        "exclusive": exclusive,
         "siblings": [len(tree.siblings(i)) for i in leaves],
-        "joined_with": [", ".join(str(leaf) for leaf in tree.leaves(tree.above[i] or i) if leaf != i)[:60] for i in leaves],
+        "joined_with": [_listed([leaf for leaf in tree.leaves(tree.above[i] or i) if leaf != i]) for i in leaves],
     }
+
+
+def _listed(features: list[int]) -> str:
+    shown = ", ".join(map(str, features[:LISTED]))
+    return shown if len(features) <= LISTED else f"{shown} and {len(features) - LISTED} more"
 
 
 def _neurons(atoms: Tensor) -> dict[str, Any]:
