@@ -19,7 +19,8 @@ module: N rows, D width, M atoms, B sequences, T positions, V vocabulary.
 MODULES = [
     ("armillary", "armillary", sorted(armillary._HOME, key=str.lower)),
     ("Edits", "armillary.core.edits", ["Add", "Toward", "Affine", "Clamp", "Ablate", "Interchange", "Splice"]),
-    ("Encoders for any dictionary", "armillary.core.pursuit", ["NNLS", "OrthogonalPursuit", "GradientPursuit"]),
+    ("Non-negative least squares", "armillary.core.nnls", ["NNLS"]),
+    ("Greedy encoders", "armillary.core.pursuit", ["OrthogonalPursuit", "GradientPursuit", "MatchingPursuit"]),
     ("Looking", "armillary.inspect", ["contexts", "logit_effects"]),
     ("Studies", "armillary.studies.quality.fidelity", ["run", "Config"]),
 ]

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from armillary.methods.sae.relu import ReLUSAE as ReLUSAE
     from armillary.methods.sae.topk import TopKSAE as TopKSAE
     from armillary.methods.snmf.semi_nmf import SemiNMF as SemiNMF
+    from armillary.studies.causal.dose import doses as doses
+    from armillary.studies.quality.concept_score import concept_score as concept_score
 
 __version__ = "0.1.0"
 
@@ -107,6 +109,8 @@ _HOME = {
     "load": "core.artifact",
     "open": "core.activations",
     "reference_texts": "lm.reference.texts",
+    "concept_score": "studies.quality.concept_score",
+    "doses": "studies.causal.dose",
     "select": "core.selection",
     "stability": "core.selection",
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import armillary as arm
 from armillary.core import activations, artifact
 from armillary.methods import METHODS
 
@@ -129,6 +130,40 @@ def test_inspect_without_the_model_leaves_out_promoted_tokens(run: Run, sae: Pat
     assert all(one["effect"] is None for one in answer.json["features"])
 
 
+@pytest.fixture(scope="module")
+def neurons(run: Run, acts: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Semi-NMF of neurons by two seeds."""
+    fits = [tmp_path_factory.mktemp("snmf") / f"seed-{seed}" for seed in (0, 1)]
+    for seed, out in enumerate(fits):
+        told = ("--n-features", 8, "--neurons-per-feature", 12, "--seed", seed)
+        answer = run("fit", "semi-nmf", acts, "--site", "mlp_act.1", "--out", out, *told)
+        assert answer.code == 0, answer.err
+    return fits
+
+
+def test_a_tree_is_drawn_and_written(run: Run, neurons: list[Path], acts: Path, tmp_path: Path) -> None:
+    files = [tmp_path / f"tree{ending}" for ending in (".html", ".json", ".graphml", ".nwk")]
+    answer = run("tree", neurons[0], "--out", *files)
+    assert answer.code == 0, answer.err
+    assert all(str(path) in answer.out and path.stat().st_size > 50 for path in files)
+    assert arm.snmf.FeatureTree.read(files[1]).n_leaves == 8
+    levels = run("tree", neurons[0], "--levels", 4, 2, "--acts", acts, "--json")
+    assert levels.code == 0, levels.err
+    assert levels.json["tree"]["record"]["n_features"] == [8, 4, 2] and levels.json["statistics"]["n_features"] == 8
+    again = run("tree", neurons[0], "--out", files[0])
+    assert again.code == 2 and "exists" in again.err
+    assert "written as .html, .json, .graphml or .nwk, got 'tree.svg'" in run("tree", neurons[0], "--out", "tree.svg").err
+
+
+def test_fits_of_two_seeds_are_compared(run: Run, neurons: list[Path], tmp_path: Path) -> None:
+    answer = run("agree", *neurons, "--out", tmp_path / "agree.html", "--json")
+    assert answer.code == 0, answer.err
+    assert 0 < answer.json["report"]["estimates"]["matched_cosine"]["value"] <= 1 and (tmp_path / "agree.html").is_file()
+    same = run("agree", neurons[0], neurons[0], "--json").json["report"]["estimates"]
+    assert same["matched_cosine"]["value"] == pytest.approx(1) and same["support_jaccard"]["value"] == 1
+    assert "at least two fits are compared, got 1" in run("agree", neurons[0]).err
+
+
 def test_plan_says_what_a_harvest_takes(run: Run, gpt2: Path) -> None:
     answer = run("plan", gpt2, "--site", "mlp_act.1", "--tokens", 1_000_000, "--json")
     assert answer.code == 0, answer.err
@@ -166,6 +201,9 @@ def test_verify_names_the_file_with_one_flipped_bit(pattern: str, run: Run, sae:
         ("study",),
         ("study", "fidelity"),
         ("inspect",),
+        ("agree",),
+        ("tree",),
+        ("replicate", "semi-nmf"),
         ("plan",),
         ("demo",),
         ("verify",),

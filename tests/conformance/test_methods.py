@@ -290,6 +290,7 @@ HARD: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::armillary.errors.ArmillaryWarning")  # such as of features that no row uses
 @every_method
 @pytest.mark.parametrize("kind", HARD)
 def test_hard_rows_end_in_a_finite_fit_or_an_error_with_a_fix(case: Case, kind: str) -> None:

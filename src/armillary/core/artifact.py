@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -236,6 +236,21 @@ class writing:
         number = int(told[1]) if told else error.errno if isinstance(error, OSError) else None
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFullError(f"the disk is full: '{self.path}' could not be written; what was finished before is intact") from None
+
+
+def new_file(path: str | os.PathLike[str], what: str, endings: Iterable[str]) -> Path:
+    """A file that can be written: one of these endings, and not there yet.
+
+    Raises:
+        InputError: another ending.
+        OutputExistsError: the file exists.
+    """
+    target, known = Path(path), list(endings)
+    if target.suffix not in known:
+        names = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise InputError(f"{what} is written as {names}, got {target.name!r}; try {target.with_suffix('.html').name!r}")
+    refuse_existing(target)
+    return target
 
 
 def refuse_existing(path: Path) -> None:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from armillary.core.artifact import refuse_existing, write_atomic
+from armillary.core.artifact import new_file, write_atomic
 from armillary.core.statistics import Units, paired_difference
-from armillary.errors import InputError, unknown
+from armillary.errors import unknown
 
 Better = Literal["higher", "lower", "neither"]
 #: Version of the JSON form of a report.
@@ -138,19 +138,9 @@ class Report:
             InputError: another extension.
             OutputExistsError: the file exists.
         """
-        from armillary.core import render
-
-        target = Path(path)
-        writers = {
-            ".html": render.report_page,
-            ".md": render.report_markdown,
-            ".json": report_json,
-        }
-        if target.suffix not in writers:
-            raise InputError(f"a report is written as .html, .json or .md, got '{target.name}'; try '{target.with_suffix('.html').name}'")
-        refuse_existing(target)
+        target = new_file(path, "a report", writers())
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, writers[target.suffix](self).encode())
+        write_atomic(target, writers()[target.suffix](self).encode())
         return target
 
     def compare(self, others: Sequence[Report]) -> Report:
@@ -176,6 +166,13 @@ def _comparison(name: str, ours: Estimate, theirs: Estimate, against: str) -> tu
         return name, against, value, low, high, "not distinguishable"
     is_good = (value > 0) == (ours.better == "higher")
     return name, against, value, low, high, "different" if ours.better == "neither" else ("better" if is_good else "worse")
+
+
+def writers() -> dict[str, Callable[[Report], str]]:
+    """The endings a report can be written under, and what writes it."""
+    from armillary.core import render
+
+    return {".html": render.report_page, ".json": report_json, ".md": render.report_markdown}
 
 
 def report_json(report: Report) -> str:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from armillary.core.artifact import refuse_existing, write_atomic
+from armillary.core.artifact import new_file, write_atomic
 from armillary.core.dictionary import Dictionary
 from armillary.errors import InputError, ShapeError
 
@@ -255,15 +255,11 @@ class FeatureTree:
             InputError: another extension.
             OutputExistsError: the file exists.
         """
-        from armillary.core import tree_drawing, tree_files
+        from armillary.core.tree_files import writers
 
-        target = Path(path)
-        writers = {".json": tree_files.json_text, ".graphml": tree_files.graphml, ".nwk": tree_files.newick, ".html": tree_drawing.page}
-        if target.suffix not in writers:
-            raise InputError(f"a tree is written as {', '.join(writers)}, got {target.name!r}; try {target.with_suffix('.html').name!r}")
-        refuse_existing(target)
+        target = new_file(path, "a tree", writers())
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, writers[target.suffix](self).encode())
+        write_atomic(target, writers()[target.suffix](self).encode())
         return target
 
     @staticmethod

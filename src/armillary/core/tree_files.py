@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as Xml
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 #: Version of the JSON form.
 SCHEMA = 1
 GRAPHML = "http://graphml.graphdrawing.org/xmlns"
+
+
+def writers() -> dict[str, Callable[[FeatureTree], str]]:
+    """The endings a tree can be written under, and what writes it."""
+    from armillary.core.tree_drawing import page
+
+    return {".html": page, ".json": json_text, ".graphml": graphml, ".nwk": newick}
 
 
 def edges(tree: FeatureTree) -> Iterator[tuple[int, int, float]]:

@@ -3,6 +3,7 @@
     harvest   text -> activations on disk             study    questions asked of fits
     fit       activations -> a decomposition          inspect  what one feature stands for
     convert   another tool's autoencoder, and back    verify   checksums of a folder
+    agree     the same features by other seeds?       tree     features that share neurons
     plan      disk, memory and time before a run      demo     all of it, from a model and a text to one page
     replicate a paper's experiment on one's own model
 
@@ -25,7 +26,7 @@ from armillary import __version__
 from armillary.app.cli.errors import guarded
 from armillary.app.cli.options import Family
 
-COMMANDS = ("demo", "harvest", "fit", "study", "inspect", "replicate", "convert", "plan", "verify")
+COMMANDS = ("demo", "harvest", "fit", "study", "inspect", "agree", "tree", "replicate", "convert", "plan", "verify")
 
 
 class Armillary(Family):

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from armillary import methods
-from armillary.app.cli.options import Command, Family, Several, given, of_config, plain, typed
+from armillary.app.cli.options import Command, Registry, Several, given, of_config, plain, typed
 from armillary.app.cli.screen import Screen
-from armillary.app.cli.summaries import first_sentence, help_text
+from armillary.app.cli.summaries import help_text
 from armillary.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -30,28 +30,12 @@ if TYPE_CHECKING:
 ALIASES = {"sae": "topk-sae"}
 
 
-class Methods(Family):
-    """One command per method of `armillary.methods.METHODS`."""
-
-    what = "method"
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(methods.METHODS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name.startswith("-"):
-            return None
-        name = self.find(ALIASES.get(cmd_name, cmd_name), methods.METHODS)
-        return _command(name, methods.load(name))
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of methods, without importing one."""
-        with formatter.section("Methods"):
-            formatter.write_dl([(name, first_sentence(methods.METHODS[name])) for name in self.list_commands(ctx)])
-
-
-command = Methods(
+command = Registry(
     "fit",
+    "method",
+    methods.METHODS,
+    lambda name: _command(name, methods.load(name)),
+    aliases=ALIASES,
     short_help="Fit a decomposition to activations.",
     help="Fit METHOD to the activations at ACTS. `armillary fit METHOD --help` lists a method's own options.",
     subcommand_metavar="METHOD ACTS [OPTIONS]",

@@ -4,7 +4,8 @@ the fields of a `Config`."""
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
@@ -12,6 +13,7 @@ from click.core import ParameterSource
 
 from armillary.app.cli import config_file
 from armillary.app.cli.screen import Screen
+from armillary.app.cli.summaries import first_sentence
 from armillary.core.progress import MODE
 from armillary.errors import unknown
 
@@ -92,6 +94,43 @@ class Family(click.Group):
         if plain(name) not in same:
             raise unknown(self.what, name, same.values())
         return same[plain(name)]
+
+
+class Registry(Family):
+    """A family with one command per entry of a registry, which is imported when it is asked for.
+
+    Args:
+        name: of the family.
+        what: what an entry is, for the error message: "method", "study".
+        entries: the module of each entry.
+        build: makes the command of an entry.
+        aliases: other names of entries.
+        settings: of a click command.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        what: str,
+        entries: Mapping[str, str],
+        build: Callable[[str], click.Command],
+        *,
+        aliases: Mapping[str, str] = MappingProxyType({}),
+        **settings: Any,
+    ) -> None:
+        super().__init__(name, **settings)
+        self.what, self.entries, self.build, self.aliases = what, entries, build, aliases
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(self.entries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return None if cmd_name.startswith("-") else self.build(self.find(self.aliases.get(cmd_name, cmd_name), self.entries))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of entries, without importing one."""
+        with formatter.section(f"Each {self.what}"):
+            formatter.write_dl([(name, first_sentence(self.entries[name])) for name in self.list_commands(ctx)])
 
 
 def plain(name: str) -> str:

@@ -7,32 +7,15 @@ from typing import Any
 import click
 
 from armillary.app import replications
-from armillary.app.cli.options import Command, Family, given, of_config
+from armillary.app.cli.options import Command, Registry, given, of_config
 from armillary.app.cli.screen import Screen
-from armillary.app.cli.summaries import first_sentence, help_text
+from armillary.app.cli.summaries import help_text
 
-
-class Papers(Family):
-    """One command per entry of `armillary.app.replications.REPLICATIONS`."""
-
-    what = "replication"
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(replications.REPLICATIONS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name.startswith("-"):
-            return None
-        return _command(replications.load(self.find(cmd_name, replications.REPLICATIONS)), cmd_name)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of papers, without importing one."""
-        with formatter.section("Papers"):
-            formatter.write_dl([(name, first_sentence(replications.REPLICATIONS[name])) for name in self.list_commands(ctx)])
-
-
-command = Papers(
+command = Registry(
     "replicate",
+    "replication",
+    replications.REPLICATIONS,
+    lambda name: _command(replications.load(name), name),
     short_help="A paper's experiment on a model of one's own.",
     help="Repeat an experiment of PAPER. `armillary replicate PAPER --help` lists its options.",
     subcommand_metavar="PAPER [OPTIONS]",

@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from armillary import studies
-from armillary.app.cli.options import Command, Family, given, of_config
+from armillary.app.cli.options import Command, Registry, given, of_config
 from armillary.app.cli.screen import Screen
-from armillary.app.cli.summaries import first_sentence, help_text
-from armillary.errors import InputError
+from armillary.app.cli.summaries import help_text
 
-#: Endings of a report's file.
-REPORTS = (".html", ".json", ".md")
-
-
-class Studies(Family):
-    """One command per study of `armillary.studies.STUDIES`."""
-
-    what = "study"
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(studies.STUDIES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name.startswith("-"):
-            return None
-        name = self.find(cmd_name, studies.STUDIES)
-        return _command(name, studies.load(name))
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of studies, without importing one."""
-        with formatter.section("Studies"):
-            formatter.write_dl([(name, first_sentence(studies.STUDIES[name])) for name in self.list_commands(ctx)])
-
-
-command = Studies(
+command = Registry(
     "study",
+    "study",
+    studies.STUDIES,
+    lambda name: _command(name, studies.load(name)),
     short_help="Ask a question of one or several fits.",
     help="Ask the question NAME of the fits in FITS. `armillary study NAME --help` lists a study's own options.",
     subcommand_metavar="NAME FITS... [OPTIONS]",
@@ -63,20 +40,13 @@ def _command(name: str, study: Any) -> click.Command:
 
 def _run(study: Any, config: Any, *, screen: Screen, fits: tuple[str, ...], acts: str | None, model: str | None, out: str | None) -> None:
     from armillary.app.subjects import subjects
+    from armillary.core.artifact import new_file
+    from armillary.core.report import writers
 
     if out is not None:
-        _check_target(Path(out))
+        new_file(out, "a report", writers())
     given_to = subjects(fits, study.needs, study.accepts, acts=acts, model=model, remark=screen.remark)
     report = study.run(given_to, config=config)
     if out is not None:
         report.save(out)
     screen.answer({"out": out, "report": report.to_json()}, report, *([out] if out else []))
-
-
-def _check_target(path: Path) -> None:
-    """Refuse what `Report.save` would refuse, before the work is done."""
-    from armillary.core.artifact import refuse_existing
-
-    if path.suffix not in REPORTS:
-        raise InputError(f"a report is written as {', '.join(REPORTS)}, got '{path.name}'; try '{path.with_suffix('.html').name}'")
-    refuse_existing(path)
