@@ -362,6 +362,26 @@ def nmf() -> Figure:
     return figure
 
 
+def convex_nmf() -> Figure:
+    """Clusters in a plane, and what convex and semi-nonnegative factorisation make of them."""
+    figure, axes = panels(2)
+    g = torch.Generator().manual_seed(0)
+    angle = torch.tensor([0.3, 1.2, 2.4])
+    centres = 3 * torch.stack([angle.cos(), angle.sin()], dim=1)
+    x = centres[torch.randint(3, (400,), generator=g)] + 0.35 * torch.randn(400, 2, generator=g)
+    pair = (
+        (arm.ConvexNMF(n_features=3, n_points=200), "convex NMF"),
+        (arm.SemiNMF(n_features=3, neurons_per_feature=2, code_l1=0.01), "semi-NMF"),
+    )
+    for axis, (method, name) in zip(axes, pair, strict=True):
+        axis.scatter(*x.T, s=3, color=GREY)
+        for atom in method.fit(x, seed=0).dictionary.atoms:
+            axis.annotate("", xy=(3.6 * atom).tolist(), xytext=(0, 0), arrowprops={"arrowstyle": "->", "color": BLUE, "lw": 1.5})
+        axis.set(aspect="equal", xlim=(-4.2, 4.2), ylim=(-0.6, 4.4), xticks=[], yticks=[])
+        axis.set_title(name, y=0.9)
+    return figure
+
+
 def stability() -> Figure:
     """Cosines of features with their partners of other seeds, on arm-small's neurons."""
     import warnings
@@ -426,7 +446,7 @@ def fidelity() -> Figure:
 
 SAES = (topk_sae, batch_topk_sae, abs_topk_sae, jumprelu_sae, relu_sae, gated_sae, matryoshka_sae, archetypal_sae)
 STUDIES = (fidelity, stability, shared_neurons, core_exclusive)
-FIGURES = {f.__name__: f for f in (pca, kmeans, ica, nmf, semi_nmf, diffmeans, probe, *SAES, *STUDIES)}
+FIGURES = {f.__name__: f for f in (pca, kmeans, ica, nmf, convex_nmf, semi_nmf, diffmeans, probe, *SAES, *STUDIES)}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or FIGURES:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,16 +98,17 @@ def apart(gram: Tensor) -> list[Tensor]:
 
     Features without a neuron are in no group.
     """
-    touching = (gram != 0).numpy()
-    colour = np.full(len(gram), -1)
-    for f in np.flatnonzero(touching.diagonal()):
-        taken = np.zeros(len(gram) + 1, dtype=bool)
-        taken[colour[touching[f]]] = True  # those without a colour yet take the last place
-        colour[f] = int(taken[:-1].argmin())
-    n_groups = int(colour.max()) + 1
-    if GROUPED * n_groups > len(gram):
-        return []
-    return [torch.from_numpy(np.flatnonzero(colour == i)) for i in range(n_groups)]
+    free_of = (gram == 0).numpy()
+    left = ~free_of.diagonal()
+    groups: list[list[int]] = []
+    while left.any() and GROUPED * len(groups) <= len(gram):
+        free, group = left.copy(), list[int]()
+        while free[f := int(free.argmax())]:
+            group.append(f)
+            free &= free_of[f]
+        left[group] = False
+        groups.append(group)
+    return [] if GROUPED * len(groups) > len(gram) else [torch.tensor(group) for group in groups]
 
 
 def nonnegative(price: float = 0.0) -> Projection:

@@ -189,7 +189,7 @@ def seeds(sample: Tensor, n: int, n_init: int, seed: int) -> Tensor:
     shift = sample.double().mean(0)
     x = (sample.double() - shift).float()  # distances lose nothing to a large mean
     generator = torch.Generator().manual_seed(seed)
-    runs = [_refine(x, plus_plus(x, n, generator)) for _ in range(n_init)]
+    runs = [refine(x, plus_plus(x, n, generator)) for _ in range(n_init)]
     return min(runs, key=lambda run: run[0])[1].double() + shift
 
 
@@ -216,7 +216,7 @@ def _draw(weight: Tensor, n: int, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(total, point, right=True).clamp_max(len(weight) - 1)
 
 
-def _refine(x: Tensor, centroids: Tensor) -> tuple[float, Tensor]:
+def refine(x: Tensor, centroids: Tensor) -> tuple[float, Tensor]:
     """Sum of squared distances and centroids after `SAMPLE_STEPS` Lloyd steps on x."""
     for _ in range(SAMPLE_STEPS):
         sums, counts = group_sums(x, nearest_centroid(x, centroids), len(centroids))

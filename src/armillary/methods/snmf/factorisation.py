@@ -56,7 +56,7 @@ class Factorisation(Method):
     n_iter: int = Field(default=200, ge=1)
     """Iterations at most over the rows held in memory; 200 or 20, they go through the same schedule."""
     tol: float = Field(default=1e-4, ge=0)
-    """Stop when five iterations lower the objective by less than this share of it."""
+    """Stop when four iterations lower the objective by less than this share of it."""
     ridge: float = Field(default=1e-6, ge=0)
     """Of the least squares for the first atoms, as a share of the codes' mean square."""
     max_rows: int | None = Field(default=None, ge=1)

@@ -34,13 +34,13 @@ from armillary.methods.snmf.updates import (
 Solver = Literal["hals", "fista", "multiplicative"]
 
 #: Iterations of least squares in the beginning, and those over which the price fades, or is steered, afterwards.
-WARM_UP, FADING, STEERING = 10, 12, 24
+WARM_UP, FADING, STEERING = 10, 10, 24
 #: The price that fades, and the first one of those that are steered, as a share of the median over features of the largest inner product.
 FADING_PRICE, FIRST_PRICE = 0.2, 0.1
 #: Power of the quotient of codes by which a price is steered, and its bounds.
 STEER, LEAST, MOST = 0.7, 0.7, 1.4
 #: Iterations over which the objective has to fall by `tol` of itself.
-WINDOW = 5
+WINDOW = 4
 #: A feature is dead when its codes' squares are below this share of the mean feature's.
 DEAD = 1e-8
 #: Rows whose squared residual is below this share of the mean row's square are explained: no feature is begun from them.
@@ -53,6 +53,8 @@ CARRIED_SWEEPS = 6
 PART = 4096
 #: Iterations that the multiplicative rule may go on without a better state, as its authors' code does.
 PATIENCE = 100
+#: Sweeps over the codes per iteration of the descent, in which they hardly change.
+SETTLED_SWEEPS = 2
 #: Steps of accelerated gradient per iteration.
 STEPS = 10
 #: Iterations that remove the shrinkage a price leaves behind, and sweeps over the codes in each.
@@ -70,7 +72,7 @@ class Plan:
         init: how codes begin.
         n_iter: iterations at most.
         tol: share of the objective by which it has to fall within a few iterations.
-        n_sweeps: over codes per iteration.
+        n_sweeps: over codes per iteration, while the price changes.
         ridge: of the least squares, as a share of the codes' mean square.
         code_price: of the size of codes, as a share of the median over features of the largest inner product.
         target_l0: codes per row that the price is steered to, or None.
@@ -262,7 +264,7 @@ def _update_codes(now: Factors, data: Data, plan: Plan, i: int) -> None:
     inner, gram = plan.budget.inner(now.atoms, data.x, data.x_t), product(now.atoms, now.atoms)  # Z X^T [F, n], Z Z^T [F, F]
     now.price = _price(now, plan, i, typical(inner))
     if plan.solver == "hals":
-        sweep_codes(now.codes, inner, gram, plan.n_sweeps, price=now.price)
+        sweep_codes(now.codes, inner, gram, plan.n_sweeps if plan.is_under_way(i) else SETTLED_SWEEPS, price=now.price)
     elif plan.solver == "fista":
         now.codes = accelerate(now.codes, inner - now.price, lambda codes: gram @ codes, torch.linalg.eigvalsh(gram)[-1], STEPS)
     else:

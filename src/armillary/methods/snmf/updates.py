@@ -168,13 +168,17 @@ class Budget:
         return torch.zeros_like(rows).scatter_(1, index, rows.gather(1, index))
 
     def of_any_norm(self, u: Tensor, f: int, curvature: float) -> Tensor:
-        """A `Projection`."""
-        return self.keep(u[None])[0]
+        """A `Projection`: `keep` for one row."""
+        u = u if self.is_signed else u.clamp_min(0)
+        if self.n_entries >= len(u):
+            return u
+        index = u.abs().topk(self.n_entries, sorted=False).indices
+        return torch.zeros_like(u).index_copy_(0, index, u[index])
 
     def of_norm_one(self, u: Tensor, f: int, curvature: float) -> Tensor:
         """A `Projection` onto rows of norm 1: where codes have a price, longer atoms would evade it."""
-        kept = self.keep(u[None])[0]
-        norm = kept.norm()
+        kept = self.of_any_norm(u, f, curvature)
+        norm = torch.linalg.vector_norm(kept)
         return kept / norm if float(norm) > 0 else kept
 
     def inner(self, atoms: Tensor, x: Tensor, x_t: Tensor) -> Tensor:
