@@ -72,8 +72,7 @@ class Contest:
             probe("fit")
             errors = probe("errors").value
             probe.close()
-            settings["n_iter"] = next((i for i, value in enumerate(errors, 1) if value <= error), len(errors))
-            one[2]["at"] = settings["n_iter"]
+            settings["stop"] = one[2]["at"] = next((i for i, value in enumerate(errors, 1) if value <= error), len(errors))
         return lab.Worker(environment, "snmf_rigs", name, threads=threads, settings=settings)
 
 

@@ -39,12 +39,19 @@ class Armillary(Rig):
         from armillary.methods.snmf.updates import Budget
 
         self.solver = solver
+        self.stop = self.more.pop("stop", None)  # the iteration after which to look no further, whatever the plan
         self.plan = solver.Plan(self.k, Budget(self.s, is_signed=self.more.pop("is_signed", True)), n_iter=self.n_iter, **self.more)
         return version("armillary")
 
     def fit(self):
         with torch.no_grad():
-            self.result = self.solver.solve(self.solver.Data(self.x), self.plan, seed=self.seed)
+            data = self.solver.Data(self.x)
+            if self.stop is None:
+                self.result = self.solver.solve(data, self.plan, seed=self.seed)
+                return
+            self.result = self.solver.begun(data, self.plan, self.seed)
+            for i in range(self.stop):
+                self.solver.iterate(self.result, data, self.plan, i)
 
     def factors(self):
         return self.result.atoms, self.result.codes.T

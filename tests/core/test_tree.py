@@ -120,6 +120,7 @@ def test_nodes_that_no_feature_is_below_are_no_roots() -> None:
     vectors, height = torch.eye(5), torch.tensor([0.0, 0, 1, 1, 2])
     tree = FeatureTree(vectors, 2, height, torch.tensor([0, 1, 3]), torch.tensor([2, 2, 4]), torch.ones(3))
     assert tree.roots == [2]
+    assert "node 3" not in written(tree) and "3" not in tree.figure()["data"][0]["ids"]
 
 
 def test_numbers_of_a_tree() -> None:
@@ -167,7 +168,7 @@ def test_graphml_has_every_node_and_edge(tmp_path: Path) -> None:
 def test_it_draws_itself(tmp_path: Path) -> None:
     tree = days()
     text = written(tree)
-    assert "Monday" in text and "3 neurons in common" in text and "1 features without a parent" in text
+    assert "Monday" in text and "3 neurons in common" in text and "1 feature without a parent" in text
     trace = tree.figure()["data"][0]
     assert trace["values"][0] == 5 and len(trace["ids"]) == 9 == len(set(trace["ids"]))
     assert set(trace["parents"]) - {""} <= set(trace["ids"])

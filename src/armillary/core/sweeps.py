@@ -44,11 +44,11 @@ def sweep(w: Tensor, linear: Tensor, gram: Tensor, project: Projection) -> None:
     for first in range(0, len(w), BLOCK):
         last = min(first + BLOCK, len(w))
         slope = linear[first:last] - gram[first:last] @ w  # [b, m] the negative gradient
-        for f in range(first, last):
+        for f, row, downhill in zip(range(first, last), w[first:last].unbind(), slope.unbind(), strict=True):
             if curvature[f] > least:
-                row = project(torch.add(w[f], slope[f - first], alpha=1 / curvature[f]), f, curvature[f])
-                slope[f - first + 1 :].addr_(gram[f + 1 : last, f], row - w[f], alpha=-1)
-                w[f] = row
+                new = project(torch.add(row, downhill, alpha=1 / curvature[f]), f, curvature[f])
+                slope[f - first + 1 :].addr_(gram[f + 1 : last, f], new - row, alpha=-1)
+                row.copy_(new)
 
 
 def sweep_codes(codes: Tensor, linear: Tensor, gram: Tensor, n_sweeps: int, *, price: float = 0.0, on: Tensor | None = None) -> None:
@@ -86,8 +86,9 @@ def sweep_groups(codes: Tensor, linear: Tensor, gram: Tensor, groups: Sequence[T
     rows = torch.split((gram[order][:, order] / curvature).fill_diagonal_(0), size)
     push, now = torch.split(linear[order] / curvature, size), codes[order]
     may = None if on is None else torch.split(on[order], size)
+    now_t = now.T
     for i, part in list(enumerate(torch.split(now, size))) * n_sweeps:
-        torch.sub(push[i], product(rows[i], now.T), out=part).clamp_min_(0)
+        torch.sub(push[i], product(rows[i], now_t), out=part).clamp_min_(0)
         if may is not None:
             part.mul_(may[i])
     codes[order] = now

@@ -25,7 +25,7 @@ def terminal(tree: FeatureTree) -> Tree:
     if len(tree.roots) > ROOTS:
         drawn.add(f"[dim]{len(tree.roots) - ROOTS} more roots[/]")
     if numbers["alone"]:
-        drawn.add(f"[dim]{round(numbers['alone'] * tree.n_leaves)} features without a parent[/]")
+        drawn.add(f"[dim]{_features(round(numbers['alone'] * tree.n_leaves))} without a parent[/]")
     return drawn
 
 
@@ -33,9 +33,9 @@ def _add(drawn: Tree, tree: FeatureTree, node: int, depth: int) -> None:
     from rich.markup import escape
 
     branch = drawn.add(f"{escape(tree.name(node))} [dim]{_about(tree, node)}[/]")
-    children = tree.below[node]
+    children = [child for child in tree.below[node] if tree.leaves(child)]
     if children and depth == 1:
-        branch.add(f"[dim]{len(tree.leaves(node))} features below[/]")
+        branch.add(f"[dim]{_features(len(tree.leaves(node)))} below[/]")
         return
     for child in children[:CHILDREN]:
         _add(branch, tree, child, depth - 1)
@@ -48,13 +48,17 @@ def _about(tree: FeatureTree, node: int) -> str:
     core = len(tree.core(node))
     if not tree.below[node]:
         return f"{core} neurons, {len(tree.exclusive(node))} its own"
-    return f"{len(tree.leaves(node))} features, {core} neurons in common, height {float(tree.height[node]):.2g}"
+    return f"{_features(len(tree.leaves(node)))}, {core} neurons in common, height {float(tree.height[node]):.2g}"
+
+
+def _features(n: int) -> str:
+    return f"{n} feature{'s' * (n != 1)}"
 
 
 def icicle(tree: FeatureTree) -> dict[str, Any]:
     """The tree as plotly JSON: each branch as wide as the features below it, opened by a click."""
     everything = "all features"
-    nodes = [node for node in range(len(tree.vectors)) if node < tree.n_leaves or tree.below[node]]
+    nodes = [node for node in range(len(tree.vectors)) if tree.leaves(node)]
     parents = [tree.above[node] for node in nodes]
     trace = {
         "type": "icicle",
@@ -80,4 +84,5 @@ def page(tree: FeatureTree) -> str:
 
     lead = paragraph("Click a branch to open it, and the bar above it to go back.")
     drawn = section("The tree", figure(icicle(tree), title=repr(tree)))
-    return whole(repr(tree), [drawn, section("Numbers", facts({**tree.statistics(), **tree.record}))], lead=lead)
+    told = {key: value for key, value in tree.record.items() if key != "fit"}
+    return whole(repr(tree), [drawn, section("Numbers", facts({**tree.statistics(), **told}))], lead=lead)

@@ -179,7 +179,7 @@ class Budget:
         """A `Projection` onto rows of norm 1: where codes have a price, longer atoms would evade it."""
         kept = self.of_any_norm(u, f, curvature)
         norm = torch.linalg.vector_norm(kept)
-        return kept / norm if float(norm) > 0 else kept
+        return kept.div_(norm.clamp_min_(torch.finfo(norm.dtype).tiny))
 
     def inner(self, atoms: Tensor, x: Tensor, x_t: Tensor) -> Tensor:
         """P = Z X^T [F, n] from x [n, D] and its transpose, which is read only where atoms have entries if those are few."""
