@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from armillary.core import progress as module
-from armillary.core.progress import MODE, Bar, duration, progress
+from armillary.core.progress import MODE, Bar, duration, progress, tell
 
 
 @pytest.fixture
@@ -115,3 +115,13 @@ def test_work_that_fails_writes_no_last_line(capsys: pytest.CaptureFixture[str])
     with pytest.raises(ValueError, match="boom"), progress("reading", total=2):
         raise ValueError("boom")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_long_step_tells_where_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", -1.0)
+    tell("nobody listens")
+    with progress("outer", total=5) as outer, progress("inner", total=2):
+        tell("iteration 3")
+        assert outer.note == ""
+    assert "inner: 0 of 2 steps" in (shown := capsys.readouterr().err) and "iteration 3" in shown and "nobody" not in shown

@@ -56,19 +56,38 @@ class Bar:
         return f"{self.title}: {_short(self.done)}{of} {self.unit}, {self.rate()}{left}{f', {self.note}' if self.note else ''}"
 
 
+#: The innermost piece of work that is under way.
+_running: ContextVar[Bar | None] = ContextVar("progress_running", default=None)
+
+
 @contextmanager
 def progress(title: str, *, total: float | None, unit: str = "steps", done: float = 0) -> Iterator[Bar]:
     """A bar for a piece of work of `total` units, of which `done` were finished in an earlier run."""
     bar = Bar(title, total, unit, done, first=done)
+    before = _running.set(bar)
+    try:
+        yield from _shown(bar)
+    finally:
+        _running.reset(before)
+
+
+def tell(note: str) -> None:
+    """Show where a long step of the running piece of work is, behind its numbers."""
+    bar = _running.get()
+    if bar is not None:
+        bar.advance(0, note)
+
+
+def _shown(bar: Bar) -> Iterator[Bar]:
     if MODE.get() == "auto" and sys.stderr.isatty():
         with _rich_bar() as live:
-            bar._live, bar._task = live, live.add_task(title, total=total, completed=done, note="", rate="")
+            bar._live, bar._task = live, live.add_task(bar.title, total=bar.total, completed=bar.done, note="", rate="")
             yield bar
     else:
         yield bar
         # Many short passes would fill a log: a last line is for long work, or for when nothing was heard for a while.
         if MODE.get() == "plain" and time.monotonic() - min(bar.began, _written.get()) >= SECONDS_BETWEEN_LINES:
-            _write(f"{title}: {_short(bar.done)} {unit} in {duration(time.monotonic() - bar.began)}")
+            _write(f"{bar.title}: {_short(bar.done)} {bar.unit} in {duration(time.monotonic() - bar.began)}")
 
 
 def _write(line: str) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from armillary.core.onednn import linear as product
+from armillary.core.progress import tell
 from armillary.core.sweeps import sweep, sweep_codes
 from armillary.methods.snmf.start import Init, first_codes
 from armillary.methods.snmf.updates import (
@@ -199,6 +200,7 @@ def solve(data: Data, plan: Plan, *, seed: int, start: Tensor | None = None) -> 
         iterate(now, here, plan, i)
         if plan.is_under_way(i) or not best.trace or now.trace[-1] <= best.trace[-1]:
             best = now
+        tell(f"iteration {i + 1 - first} of at most {plan.n_iter}, error {now.errors[-1]:.4g}")
         if _is_done(now, best, plan, i):
             break
     now = best if here is data else carried(best, data, plan)

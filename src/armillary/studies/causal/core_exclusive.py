@@ -193,13 +193,13 @@ def first_tokens(model: Model, prompts: Sequence[str], words: Sequence[str]) -> 
 def _first_token(model: Model, prompt: str, word: str) -> int:
     """The token of a word's beginning after a prompt."""
     spaced = word if prompt[-1:].isspace() or word[:1].isspace() else f" {word}"
-    before, after = _ids(model, prompt), _ids(model, prompt + spaced)
+    before, after = plain_ids(model, prompt), plain_ids(model, prompt + spaced)
     if after[: len(before)] != before or len(after) == len(before):
         raise InputError(f"the tokenizer does not keep {prompt!r} apart from {spaced!r}; leave out the space at the end of the prompt")
     return after[len(before)]
 
 
-def _ids(model: Model, text: str) -> list[int]:
+def plain_ids(model: Model, text: str) -> list[int]:
     """The ids of a text, without a special token at its end."""
     tokens = model.tokenize(text)
     ids = tokens.ids.tolist()
