@@ -382,6 +382,30 @@ def convex_nmf() -> Figure:
     return figure
 
 
+def mfa() -> Figure:
+    """Regions in a plane, from a start that misses some, without and with moves."""
+    from matplotlib.patches import Ellipse
+
+    figure, axes = panels(2)
+    g = torch.Generator().manual_seed(4)
+    n, k = 1500, 9
+    centres, angle = 9 * torch.rand(k, 2, generator=g), 3.14 * torch.rand(k, generator=g)
+    along = torch.stack([angle.cos(), angle.sin()], 1) * (0.4 + 0.6 * torch.rand(k, 1, generator=g))
+    region = torch.randint(k, (n,), generator=g)
+    x = centres[region] + torch.randn(n, 1, generator=g) * along[region] + 0.12 * torch.randn(n, 2, generator=g)
+    for axis, moves in zip(axes, (False, True), strict=True):
+        fit = arm.MFA(n_regions=k, rank=1, noise="isotropic", init="random", split_merge=moves).fit(x, seed=1)
+        axis.scatter(*x.T, s=2, color=GREY)
+        m = fit.encoder.mixture
+        for centroid, loading in zip(m.centroids, m.loadings[:, 0], strict=True):
+            long, short = 4 * float((loading.square().sum() + m.noise[0, 0]).sqrt()), 4 * float(m.noise[0, 0].sqrt())
+            turn = float(torch.rad2deg(torch.atan2(loading[1], loading[0])))
+            axis.add_patch(Ellipse(centroid.tolist(), long, short, angle=turn, fill=False, color=BLUE, lw=1.3))
+        axis.set(xticks=[], yticks=[], aspect="equal")
+        axis.set_title("split_merge" if moves else "EM alone", y=0.94)
+    return figure
+
+
 def stability() -> Figure:
     """Cosines of features with their partners of other seeds, on arm-small's neurons."""
     import warnings
@@ -446,7 +470,7 @@ def fidelity() -> Figure:
 
 SAES = (topk_sae, batch_topk_sae, abs_topk_sae, jumprelu_sae, relu_sae, gated_sae, matryoshka_sae, archetypal_sae)
 STUDIES = (fidelity, stability, shared_neurons, core_exclusive)
-FIGURES = {f.__name__: f for f in (pca, kmeans, ica, nmf, convex_nmf, semi_nmf, diffmeans, probe, *SAES, *STUDIES)}
+FIGURES = {f.__name__: f for f in (pca, kmeans, ica, nmf, convex_nmf, semi_nmf, mfa, diffmeans, probe, *SAES, *STUDIES)}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or FIGURES:

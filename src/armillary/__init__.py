@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from armillary.methods.diffmeans import DiffMeans as DiffMeans
     from armillary.methods.ica import ICA as ICA
     from armillary.methods.kmeans import KMeans as KMeans
+    from armillary.methods.mfa.method import MFA as MFA
     from armillary.methods.nmf import NMF as NMF
     from armillary.methods.pca import PCA as PCA
     from armillary.methods.probe import Probe as Probe
@@ -82,6 +83,7 @@ _HOME = {
     "KMeans": "methods.kmeans",
     "Labelled": "core.method",
     "LanguageModel": "lm.model",
+    "MFA": "methods.mfa.method",
     "MatchingPursuit": "core.pursuit",
     "MatryoshkaSAE": "methods.sae.matryoshka",
     "Method": "core.method",
@@ -114,7 +116,14 @@ _HOME = {
     "select": "core.selection",
     "stability": "core.selection",
 }
-_MODULES = {"errors": "errors", "formats": "methods.formats", "inspect": "inspect", "snmf": "methods.snmf", "studies": "studies"}
+_MODULES = {
+    "errors": "errors",
+    "formats": "methods.formats",
+    "inspect": "inspect",
+    "mfa": "methods.mfa",
+    "snmf": "methods.snmf",
+    "studies": "studies",
+}
 
 __all__ = sorted([*_HOME, *_MODULES])  # noqa: PLE0605
 

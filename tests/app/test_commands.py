@@ -232,6 +232,7 @@ SMALL = {
     "jumprelu-sae": ["--n-features", 8, "--l0", 2, "--n-steps", 3],
     "kmeans": ["--n-features", 3],
     "matryoshka-sae": ["--n-features", 8, "--k", 2, "--n-steps", 3, "--widths", "2,4,8"],
+    "mfa": ["--n-regions", 3, "--rank", 2],
     "nmf": ["--n-features", 3],
     "pca": ["--n-components", 2],
     "probe": ["--label", "kind", "--C", 0.5],

@@ -23,6 +23,7 @@ from armillary.methods.convex_nmf import ConvexNMF
 from armillary.methods.diffmeans import DiffMeans
 from armillary.methods.ica import ICA
 from armillary.methods.kmeans import KMeans
+from armillary.methods.mfa.method import MFA
 from armillary.methods.nmf import NMF
 from armillary.methods.pca import PCA
 from armillary.methods.probe import Probe
@@ -114,6 +115,18 @@ def _clusters() -> Planted:
     return planted.clusters(N)
 
 
+def _regions() -> Planted:
+    return planted.regions(N)
+
+
+def _centroids_and_axes(fit: Decomposition, data: Planted) -> float:
+    """The worse of how well centroids and loadings are found."""
+    k = fit.n_features
+    role = fit.dictionary.role
+    centroids = planted.match(fit.dictionary.atoms[role == 1], data.parts[:k], signed=True)
+    return min(centroids, planted.match(fit.dictionary.atoms[role == 2], data.parts[k:]))
+
+
 def _sparse() -> Planted:
     return planted.sparse(N)
 
@@ -162,6 +175,14 @@ CASES = [
     Case("gated-sae", GatedSAE(n_features=24, l0=2, n_steps=200, batch_size=512, lr=1e-2), _sparse, _signed, enough=0.95),
     Case("matryoshka-sae", MatryoshkaSAE(n_features=16, k=2, n_steps=150, batch_size=512, lr=3e-2), _sparse, _signed, enough=0.94),
     Case("archetypal-sae", ArchetypalSAE(n_features=16, k=1, n_steps=200, batch_size=512, lr=3e-3), _lone, _signed, enough=0.95),
+    Case("mfa", MFA(n_regions=4, rank=2, max_rows=2000, batch_size=512, n_passes=2), _regions, _centroids_and_axes, enough=0.98),
+    Case(
+        "mfa-per-region",
+        MFA(n_regions=4, rank=2, noise="diagonal_per_region", solver="em", max_rows=2000, batch_size=512, n_passes=2),
+        _regions,
+        _centroids_and_axes,
+        enough=0.98,
+    ),
     Case("semi-nmf", SemiNMF(n_features=12, neurons_per_feature=4, max_rows=2000, batch_size=512), _groups, _signed, enough=0.98),
     Case(
         "semi-nmf-priced",

@@ -46,6 +46,17 @@ def axes(n: int = 1200, d: int = 10, m: int = 3, *, seed: int = 0) -> Planted:
     return Planted(x + torch.linspace(-1, 1, d), parts)
 
 
+def regions(n: int, d: int = 10, k: int = 4, rank: int = 2, *, seed: int = 0) -> Planted:
+    """Gaussian regions far apart, each spread along two axes of its own; the parts are their centroids and then their axes."""
+    g = torch.Generator().manual_seed(seed)
+    centres = 8 * torch.nn.functional.normalize(torch.randn(k, d, generator=g), dim=1)
+    axes = torch.linalg.qr(torch.randn(k, d, rank, generator=g))[0].mT * torch.tensor([3.0, 2.0])[:rank, None]  # [k, rank, d]
+    region = torch.randint(k, (n,), generator=g)
+    inside = torch.einsum("nr,nrd->nd", torch.randn(n, rank, generator=g), axes[region])
+    x = centres[region] + inside + 0.3 * torch.randn(n, d, generator=g)
+    return Planted(x, torch.cat([centres, axes.flatten(0, 1)]))
+
+
 def clusters(n: int = 1200, d: int = 10, m: int = 6, *, spread: float = 0.3, seed: int = 0) -> Planted:
     """Round clusters of equal size around centres of norm about 3."""
     generator = _generator(seed)

@@ -21,6 +21,7 @@ METHODS: dict[str, str] = {
     "ica": "armillary.methods.ica:ICA",
     "jumprelu-sae": "armillary.methods.sae.jump_relu:JumpReLUSAE",
     "kmeans": "armillary.methods.kmeans:KMeans",
+    "mfa": "armillary.methods.mfa.method:MFA",
     "matryoshka-sae": "armillary.methods.sae.matryoshka:MatryoshkaSAE",
     "nmf": "armillary.methods.nmf:NMF",
     "pca": "armillary.methods.pca:PCA",

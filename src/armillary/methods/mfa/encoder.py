@@ -1,0 +1,159 @@
+"""Encoder: the readings of a mixture of factor analyzers as codes over its centroids and loadings.
+
+    soft       r_k on the centroid and r_k z_k on the loadings of the most responsible regions: the posterior mean of x without noise
+    hard       1 and z on the most responsible region alone: centroid + local offset
+    additive   several regions at once, chosen one after the other and refitted together, each a centroid and a subspace: a mixture cannot
+               hold two concepts in one token, but its subspaces can
+
+Letters: n, N rows, D width, K regions, R rank, T regions with a code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from armillary.core.codes import Codes, sparse_codes
+from armillary.core.config import Config
+from armillary.core.dictionary import Dictionary
+from armillary.core.encoders import Encoder, EncoderRule, MixtureEncoder
+from armillary.errors import InputError
+from armillary.methods.mfa.mixture import Mixture
+
+How = Literal["soft", "hard", "additive"]
+
+#: Entries of the largest temporary array, 128 MB in float32.
+CHUNK = 1 << 25
+#: Ridge of the additive reading, as a share of a loading's square.
+RIDGE = 1e-6
+
+
+@dataclass(frozen=True)
+class MFAEncoder(MixtureEncoder):
+    """Codes by responsibility.
+
+    Args:
+        mixture: the parameters, in the units of the rows.
+        how: the reading; see the module.
+        n_top: T, regions with a code per row at most; 1 where the reading is hard.
+    """
+
+    mixture: Mixture
+    how: How = "soft"
+    n_top: int = 8
+    fires: float | None = 0.0
+
+    def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
+        return self._joined([self._encode(part) for part in self._parts(x)])
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """[N] log density of each row, in nats."""
+        return self._cat([torch.logsumexp(self._log_joint(part)[0], dim=1) for part in self._parts(x)], x, ())
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """[N, K] probability of each region given the row."""
+        return self._cat([self._log_joint(part)[0].softmax(dim=1) for part in self._parts(x)], x, (self.mixture.n_regions,))
+
+    def top(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """The n most responsible regions of each row: their responsibilities [N, n], largest first, and numbers [N, n]."""
+        found = [self._log_joint(part)[0].softmax(dim=1).topk(min(n, self.mixture.n_regions)) for part in self._parts(x)]
+        share = self._cat([one.values for one in found], x, (n,))
+        return share, torch.cat([one.indices for one in found]) if found else torch.zeros(0, n, dtype=torch.int64)
+
+    def regions(self, x: Tensor) -> Tensor:
+        """[N] int64 most responsible region."""
+        return self.top(x, 1)[1][:, 0]
+
+    def log_density(self, x: Tensor, region: Tensor) -> Tensor:
+        """[N] log p(x | k) of each row in the given region [N], in nats."""
+        rows = x.to(self.mixture.centroids.dtype)
+        return self.mixture.log_joint_at(rows, region)[0] - self.mixture.log_weight[region]
+
+    def posterior(self, x: Tensor, region: Tensor) -> Tensor:
+        """[N, R] posterior mean of the coordinates inside the given region [N]; its covariance is `mixture.covariance(k)` for every row."""
+        white = self.mixture.log_joint_at(x.to(self.mixture.centroids.dtype), region)[1]
+        return self.mixture.coordinates(white, region)
+
+    # ------------------------------------------------------------ one part of the rows
+
+    def _parts(self, x: Tensor) -> Iterator[Tensor]:
+        mixture = self.mixture
+        size = max(1, CHUNK // (mixture.n_regions * (2 + mixture.rank)))
+        return iter(torch.split(x.to(mixture.centroids.dtype), size)) if len(x) else iter(())
+
+    def _log_joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Mixture.log_joint`; regions that can matter are worked out again from differences, which lose nothing to large means."""
+        joint, white = self.mixture.log_joint(x)
+        found = joint.topk(min(self.n_top, self.mixture.n_regions), dim=1).indices  # [n, T]
+        row = torch.arange(len(x), device=x.device).repeat_interleave(found.shape[1])
+        region = found.flatten()
+        value, inside = self.mixture.log_joint_at(x[row], region)
+        joint[row, region], white[row, region] = value, inside
+        return joint, white
+
+    def _encode(self, x: Tensor) -> Codes:
+        if self.how == "additive":
+            return self._additive(x)
+        joint, white = self._log_joint(x)
+        share, region = joint.softmax(dim=1).topk(1 if self.how == "hard" else min(self.n_top, self.mixture.n_regions), dim=1)  # [n, T]
+        share = torch.ones_like(share) if self.how == "hard" else share
+        inside = white.gather(1, region[:, :, None].expand(-1, -1, self.mixture.rank))  # [n, T, R]
+        z = self.mixture.coordinates(inside.flatten(0, 1), region.flatten()).view_as(inside)
+        return self._codes(share, share[:, :, None] * z, region)
+
+    def _codes(self, centroid: Tensor, loading: Tensor, region: Tensor) -> Codes:
+        """Codes [n, T (1 + R)] of regions [n, T] from their centroids' [n, T] and loadings' [n, T, R] coefficients."""
+        slots = 1 + self.mixture.rank
+        value = torch.cat([centroid[:, :, None], loading], dim=2).flatten(1)
+        index = (region[:, :, None] * slots + torch.arange(slots, device=region.device)).flatten(1)
+        return sparse_codes(value, index, self.mixture.n_regions * slots)
+
+    def _additive(self, x: Tensor) -> Codes:
+        """Block orthogonal pursuit: of every region in turn the one whose centroid and loadings explain most of what is left."""
+        m = self.mixture
+        blocks = torch.cat([m.centroids[:, None], m.loadings], dim=1)  # [K, S, D]
+        basis = torch.linalg.qr(blocks.mT)[0].mT  # [K, S, D] orthonormal
+        chosen = torch.zeros(len(x), 0, dtype=torch.int64, device=x.device)
+        left, codes = x, x.new_zeros(len(x), 0, blocks.shape[1])
+        for _ in range(min(self.n_top, m.n_regions)):
+            gain = torch.einsum("ksd,nd->nks", basis, left).square().sum(2)  # [n, K]
+            gain.scatter_(1, chosen, -1.0)
+            chosen = torch.cat([chosen, gain.argmax(1, keepdim=True)], dim=1)
+            atoms = blocks[chosen].flatten(1, 2)  # [n, T S, D]
+            gram = atoms @ atoms.mT
+            ridge = RIDGE * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(gram.shape[1], dtype=x.dtype, device=x.device)
+            value = torch.linalg.solve(gram + ridge, atoms @ x[:, :, None])[:, :, 0]  # [n, T S]
+            left = x - torch.einsum("ns,nsd->nd", value, atoms)
+            codes = value.view(len(x), chosen.shape[1], -1)
+        return self._codes(codes[:, :, 0], codes[:, :, 1:], chosen)
+
+    def _cat(self, parts: list[Tensor], x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return torch.cat(parts) if parts else x.new_zeros(0, *shape, dtype=self.mixture.centroids.dtype)
+
+    def _joined(self, parts: list[Codes]) -> Codes:
+        n = self.mixture.n_regions * (1 + self.mixture.rank)
+        if not parts:
+            width = (1 if self.how == "hard" else min(self.n_top, self.mixture.n_regions)) * (1 + self.mixture.rank)
+            empty = self.mixture.centroids.new_zeros(0, width)
+            return sparse_codes(empty, empty.long(), n)
+        indices = [part.index for part in parts if part.index is not None]
+        return sparse_codes(torch.cat([part.value for part in parts]), torch.cat(indices), n)
+
+
+class Reading(Config, EncoderRule):
+    """Another reading of a mixture of factor analyzers: `fit.with_encoder(arm.mfa.Reading(how="hard"))`."""
+
+    how: How = "soft"
+    """Responsibilities of the most responsible regions, the most responsible one alone, or several regions added up."""
+    n_top: int = Field(8, ge=1)
+    """Regions with a code per row, at most."""
+
+    def bind(self, dictionary: Dictionary, encoder: Encoder | None = None) -> MFAEncoder:
+        if not isinstance(encoder, MFAEncoder):
+            raise InputError(f"Reading is of a mixture of factor analyzers, got {type(encoder).__name__}; fit with arm.MFA")
+        return replace(encoder, how=self.how, n_top=self.n_top)

@@ -1,0 +1,237 @@
+"""Fit: a mixture in progress, driven by the one loop.
+
+    sample      one pass in stored order: a sample of the rows, their mean and variances
+                then, in memory: the start, EM and moves between regions
+    stepwise    a pass in random order, where there are more rows: sums move toward those of every batch
+    exact       passes whose sums are those of all rows, until one gains hardly anything
+
+Rows are worked on less their mean and at a scale near 1, and the parameters carried back at the end.
+
+Letters: n rows of a batch, D width, K regions, R rank.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Literal, final
+
+import torch
+from torch import Tensor
+
+from armillary.core import distributed
+from armillary.core.decomposition import Decomposition
+from armillary.core.dictionary import Dictionary
+from armillary.core.method import Consumer, Pass, one_to_one, require_rows
+from armillary.core.rows import Batch, Layout, width
+from armillary.core.summary import MomentSums, Reservoir
+from armillary.errors import ArmillaryWarning, InputError
+from armillary.methods.mfa.em import Shape, Sums, expect, maximise
+from armillary.methods.mfa.encoder import MFAEncoder
+from armillary.methods.mfa.mixture import Mixture
+from armillary.methods.mfa.rotation import canonical
+from armillary.methods.mfa.solver import solve, sums_of
+from armillary.methods.mfa.start import first_mixture, given_mixture
+
+if TYPE_CHECKING:
+    from armillary.methods.mfa.method import MFA
+
+Stage = Literal["sample", "stepwise", "exact", "done"]
+
+#: Least variance of the noise, as a share of the median column's variance.
+FLOOR = 1e-4
+#: Step t of stepwise EM moves sums by (t + DELAY)^-DECAY of the way (Cappe and Moulines 2009).
+DELAY, DECAY = 10, 0.6
+#: Least deviation of rows whose variances float32 can still tell from 0.
+SMALLEST = 1e-15
+#: A fall of the log-likelihood below this share of it is rounding.
+ROUNDING = 1e-6
+#: Rows per region, and per number of its rank and centroid, below which a warning says that there are few.
+FEW = 10
+
+
+@final
+class Fit(Consumer):
+    """See the module.
+
+    Args:
+        method: the options.
+        layout: of the rows.
+        seed: of the sample, the start, the moves and the order.
+        start: a fit with regions to begin from, or None.
+    """
+
+    def __init__(self, method: MFA, layout: Layout, seed: int, start: Decomposition | None) -> None:
+        self.method, self.layout, self.seed, self.start = method, layout, seed, start
+        self.stage: Stage = "sample"
+        self.epoch = 0  # passes of this stage
+        self.sample = Reservoir(method.n_in_memory, seed)
+        self.moments = MomentSums(width(layout), covariance=False)
+        self.mean, self.scale, self.floor = torch.zeros(width(layout), dtype=torch.float64), 1.0, 0.0
+        self.mixture: Mixture | None = None
+        self.sums: Sums | None = None
+        self.n_steps = 0  # of stepwise EM
+        self.trace: list[float] = []  # mean log-likelihood in the rows' own units: on the sample, then of every exact pass
+        self.record: dict[str, Any] = {}
+
+    def next_pass(self) -> Pass | None:
+        if self.stage == "done":
+            return None
+        if self.stage == "stepwise":
+            return Pass(self.method.batch_size, seed=self.seed, epoch=self.epoch)
+        return Pass(self.method.batch_size)
+
+    def update(self, batch: Batch) -> None:
+        if self.stage == "sample":
+            self.sample.update(batch)
+            self.moments.update(batch)
+            return
+        sums = expect(self._now, self._scaled(batch.x))
+        if self.stage == "exact":
+            self._sums.add(sums)
+            return
+        distributed.sum_(*sums.tensors)
+        self.n_steps += 1
+        self._sums.step(sums, min(1.0, (self.n_steps + DELAY) ** -DECAY))
+        self.mixture = maximise(self._sums, self._now, self._shape)
+
+    @property
+    def _now(self) -> Mixture:
+        assert self.mixture is not None
+        return self.mixture
+
+    @property
+    def _sums(self) -> Sums:
+        assert self.sums is not None
+        return self.sums
+
+    @property
+    def _shape(self) -> Shape:
+        return Shape(self.method.n_regions, self.method.rank, self.method.noise, self.floor)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return (x.to(torch.float32) - self.mean.to(x.device, torch.float32)) * self.scale
+
+    @property
+    def _shift(self) -> float:
+        """What a log-likelihood of scaled rows is larger by than one of the rows."""
+        return -width(self.layout) * math.log(self.scale)
+
+    # ------------------------------------------------------------ passes
+
+    def end_pass(self) -> None:
+        if self.stage == "sample":
+            self._begin()
+        elif self.stage == "stepwise":
+            self._enter("exact" if self.method.n_passes else "done")
+        else:
+            self._end_exact()
+
+    def _enter(self, stage: Stage) -> None:
+        self.stage, self.epoch = stage, 0
+        self.sums = Sums.empty(self._now)
+
+    def _begin(self) -> None:
+        """Solve for the sample, and go on with all rows where there are more."""
+        n, d = self.moments.n_rows, width(self.layout)
+        require_rows(self.method, n, d)
+        self._measure(n)
+        rows = self._scaled(self.sample.sample()[0])
+        self.sample = Reservoir(1, self.seed)
+        if self.start is not None:
+            first = given_mixture(rows, self.start, self._shape, mean=self.mean, scale=self.scale, seed=self.seed)
+        else:
+            first = first_mixture(rows, self._shape, seed=self.seed, init=self.method.init)
+        method = self.method
+        run = solve(rows, first, self._shape, n_steps=method.n_iter, tol=method.tol, moves=method.split_merge, seed=self.seed)
+        self.mixture = run.mixture
+        self.trace = [value - self._shift for value in run.trace]
+        self.record = {"n_rows_in_memory": len(rows), "n_iter": len(run.trace), "n_moves": run.n_moves}
+        if len(rows) == n or (self.method.solver == "em" and not self.method.n_passes):
+            self._enter("done")
+        else:
+            self._enter("stepwise" if self.method.solver == "stepwise" else "exact")
+            if self.stage == "stepwise":  # which begins from the sample, so that the first batches do not undo what is known
+                self.sums = sums_of(self._now, rows)
+
+    def _measure(self, n: int) -> None:
+        """The mean, the scale and the floor of the noise."""
+        self.mean = self.moments.moments.mean
+        variance = self.moments.moments.variance
+        positive = variance[variance > 0]
+        if len(positive) == 0:
+            raise InputError(f"MFA needs rows that differ, got {n} rows that are all the same")
+        size = float(variance.mean()) ** 0.5
+        if not SMALLEST < size < 1 / SMALLEST:
+            raise InputError(
+                f"rows deviate from their mean by {size:.3g}, whose squares float32 cannot hold; divide them by {size:.0e} first"
+            )
+        self.scale = 2.0 ** -round(math.log2(float(variance.mean())) / 2)
+        middle = variance.median() if float(variance.median()) > 0 else positive.median()
+        self.floor = FLOOR * float(middle) * self.scale**2
+        wanted = FEW * (self.method.rank + 1) * self.method.n_regions
+        if n < wanted:
+            warnings.warn(
+                f"{n} rows are few for {self.method.n_regions} regions of rank {self.method.rank}: some {wanted} would hold them down; "
+                "take fewer regions or a lower rank",
+                ArmillaryWarning,
+                stacklevel=4,
+            )
+
+    def _end_exact(self) -> None:
+        self.trace.append(self._sums.log_likelihood - self._shift)
+        self.epoch += 1
+        gain = self.trace[-1] - self.trace[-2] if self.epoch > 1 else math.inf
+        if gain < -ROUNDING * abs(self.trace[-1]):
+            message = f"pass {self.epoch} lowered the log-likelihood by {-gain:.3g} nats per row: float32 can tell no more of these rows"
+            warnings.warn(message, ArmillaryWarning, stacklevel=4)
+        self.mixture = maximise(self._sums, self._now, self._shape)
+        is_done = self.epoch == self.method.n_passes or gain < self.method.tol
+        self.stage = "done" if is_done else "exact"
+        self.sums = Sums.empty(self._now)
+
+    # ------------------------------------------------------------ states
+
+    def state(self) -> Mapping[str, Any]:
+        numbers = {"stage": self.stage, "epoch": self.epoch, "n_steps": self.n_steps, "scale": self.scale, "floor": self.floor}
+        mixture = None if self.mixture is None else {one.name: getattr(self.mixture, one.name) for one in fields(Mixture)}
+        sums = None if self.sums is None else {one.name: getattr(self.sums, one.name) for one in fields(Sums)}
+        parts = {"sample": self.sample.state(), "moments": self.moments.state(), "mixture": mixture, "sums": sums}
+        return {**numbers, **parts, "mean": self.mean, "trace": list(self.trace), "record": dict(self.record)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.stage, self.epoch, self.n_steps = state["stage"], state["epoch"], state["n_steps"]
+        self.scale, self.floor, self.mean = state["scale"], state["floor"], state["mean"]
+        self.trace, self.record = list(state["trace"]), dict(state["record"])
+        self.mixture = None if state["mixture"] is None else Mixture(**state["mixture"])
+        self.sums = None if state["sums"] is None else Sums(**state["sums"])
+        self.sample.merge([state["sample"]])
+        self.moments.merge([state["moments"]])
+
+    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+        if self.stage == "sample":
+            self.sample.merge([state["sample"] for state in states])
+            self.moments.merge([state["moments"] for state in states])
+        elif self.stage == "exact":  # in a stepwise pass every batch was summed over the ranks
+            self.sums = Sums(**states[0]["sums"])
+            for state in states[1:]:
+                self.sums.add(Sums(**state["sums"]))
+
+    # ------------------------------------------------------------ the result
+
+    def finish(self) -> Decomposition:
+        mixture = canonical(self._now)
+        order = mixture.log_weight.argsort(descending=True, stable=True)
+        centroids = (mixture.centroids.double() / self.scale + self.mean.to(mixture.centroids.device)).float()
+        loadings, noise = mixture.loadings / self.scale, mixture.noise / self.scale**2
+        noise = noise[order] if len(noise) > 1 else noise
+        found = Mixture(mixture.log_weight[order], centroids[order], loadings[order], noise)
+        dictionary = Dictionary.of_regions(found.centroids, found.loadings)
+        record = {**self.record, "log_likelihood": self.trace[-1], "n_dead": int((found.log_weight < -20).sum())}
+        curve = [{"step": i, "log_likelihood": value} for i, value in enumerate(self.trace, 1)]
+        return Decomposition(dictionary, MFAEncoder(found), **one_to_one(self.layout), provenance={**record, "curve": curve})
+
+    def describe(self) -> str:
+        return self.stage if not self.trace else f"{self.stage}, {self.trace[-1]:.5g} nats per row"

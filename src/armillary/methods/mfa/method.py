@@ -1,0 +1,77 @@
+"""MFA: the mixture of factor analyzers as a method. Its parameters are in `mixture`, how they are found in `em`, `start`, `moves`, `fit`.
+
+Ghahramani and Hinton (1996), "The EM algorithm for mixtures of factor analyzers"; of language models' activations: Shafran et al. 2026,
+"From Directions to Regions" (arXiv 2602.02464).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, final
+
+from pydantic import Field
+
+from armillary.core.decomposition import Decomposition
+from armillary.core.method import Consumer, Method
+from armillary.core.rows import Rows, width
+from armillary.errors import InputError, ShapeError
+from armillary.methods.mfa.em import Noise
+from armillary.methods.mfa.fit import Fit
+
+#: Rows that are held in memory by default: at least so many, and so many per region.
+MAX_ROWS, ROWS_PER_REGION = 16_384, 100
+
+
+@final
+class MFA(Method):
+    """Mixture of factor analyzers: regions, each a centroid and a subspace around it, with one noise for all or one for each.
+
+    The fit has one region per component, those of most weight first, its loadings along the principal axes of the region. Codes are
+    responsibilities on centroids and responsibility times posterior mean on loadings; `fit.encoder` has log-likelihoods, responsibilities
+    and posteriors, `arm.mfa` other readings and whatever else can be done with a fit. `start`: go on from another fit's regions.
+
+    Raises:
+        InputError: a rank at or above the width.
+    """
+
+    invariances: ClassVar[frozenset[Literal["scale", "shift", "rotation"]]] = frozenset({"scale", "shift"})
+
+    n_regions: int = Field(ge=1)
+    """K, how many regions."""
+    rank: int = Field(default=10, ge=1)
+    """R, loadings of each region."""
+    noise: Noise = "diagonal"
+    """Variance per column, or one for all columns; the same for all regions, or one for each."""
+    init: Literal["kmeans_pca", "random"] = "kmeans_pca"
+    """Clusters of a sketch and their principal axes, or random rows and small random loadings."""
+    solver: Literal["stepwise", "em"] = "stepwise"
+    """After the sample: a pass in random order that learns from every batch and then exact passes, or exact passes alone."""
+    split_merge: bool = True
+    """Whether regions that hold two clusters are split at the cost of regions that others could do without."""
+    n_iter: int = Field(default=50, ge=0)
+    """Steps of EM on the sample at most, besides those between moves."""
+    n_passes: int = Field(default=4, ge=0)
+    """Exact passes over all rows at most, where there are more than the sample."""
+    tol: float = Field(default=1e-3, ge=0)
+    """Stop when a step or a pass gains less than so many nats per row."""
+    max_rows: int | None = Field(default=None, ge=1)
+    """Rows held in memory.  [default: 100 per region, at least 16,384]"""
+    batch_size: int = Field(default=8192, ge=1)
+    """Rows per batch, over all ranks."""
+
+    @property
+    def n_in_memory(self) -> int:
+        """Rows of the sample at most."""
+        return max(MAX_ROWS, ROWS_PER_REGION * self.n_regions) if self.max_rows is None else self.max_rows
+
+    def consumer(self, data: Rows, *, seed: int, start: Decomposition | None) -> Consumer:
+        d = width(data.layout)
+        if self.rank >= d:
+            raise InputError(f"rank must be below the width D={d}, got {self.rank}; try rank={max(1, d // 4)}")
+        if self.n_in_memory < self.min_rows(d):
+            raise InputError(f"max_rows must be at least {self.min_rows(d)} for this fit, got {self.max_rows}; leave it out for enough")
+        if start is not None and (start.n_features, start.dictionary.d) != (self.n_regions, d):
+            raise ShapeError(f"start has {start.n_features} features of width {start.dictionary.d}, this fit {self.n_regions} of width {d}")
+        return Fit(self, data.layout, seed, start)
+
+    def min_rows(self, d: int) -> int:
+        return max(self.n_regions, self.rank + 2)

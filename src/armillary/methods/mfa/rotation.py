@@ -1,0 +1,51 @@
+"""Rotation: loadings are known up to an orthogonal map, so single ones mean nothing before a convention is chosen.
+
+    canonical   W diag(1 / psi) W^T is diagonal and falling: axes of most variance first, largest entry positive
+    varimax     few large entries per loading (Kaiser 1958), of loadings in units of the noise
+
+Letters: D width, K regions, R rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from armillary.methods.mfa.mixture import Mixture
+
+#: Rounds of varimax at most, and the gain of its criterion below which it ends.
+ROUNDS, GAIN = 100, 1e-8
+
+
+def canonical(mixture: Mixture) -> Mixture:
+    """The same mixture with loadings along the principal axes of each region, measured in units of the noise."""
+    w = mixture.loadings.double()
+    axes = torch.linalg.eigh((w * mixture.precision.double()[:, None]) @ w.mT)[1]  # rising
+    turned = axes.flip(2).mT @ w
+    largest = turned.gather(2, turned.abs().argmax(dim=2, keepdim=True))
+    return replace(mixture, loadings=torch.where(largest < 0, -turned, turned).to(mixture.loadings.dtype))
+
+
+def varimax(mixture: Mixture) -> Mixture:
+    """The same mixture with loadings turned so that each has few large entries, all regions at once."""
+    w = mixture.loadings.double() * mixture.precision.double().sqrt()[:, None]  # [K, R, D]
+    turn = torch.eye(mixture.rank, dtype=w.dtype).expand(mixture.n_regions, -1, -1)
+    before = torch.zeros(mixture.n_regions, dtype=w.dtype)
+    for _ in range(ROUNDS):
+        now = turn @ w
+        target = now**3 - now * now.square().mean(dim=2, keepdim=True)
+        left, size, right = torch.linalg.svd(target @ w.mT)
+        turn, criterion = left @ right, size.sum(1)
+        if bool((criterion - before <= GAIN * criterion).all()):
+            break
+        before = criterion
+    return replace(mixture, loadings=(turn @ mixture.loadings.double()).to(mixture.loadings.dtype))
+
+
+def effective_ranks(mixture: Mixture, threshold: float = 1.0) -> Tensor:
+    """[K] axes of each region whose variance is at least `threshold` times the noise's."""
+    w = mixture.loadings.double()
+    size: Tensor = torch.linalg.eigvalsh((w * mixture.precision.double()[:, None]) @ w.mT)
+    return (size >= threshold).sum(1)

@@ -1,0 +1,87 @@
+"""Solver: EM over rows that are held in memory, with moves between regions, until the log-likelihood no longer rises.
+
+Letters: n rows, D width, K regions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from armillary.methods.mfa.em import Shape, Sums, expect, maximise
+from armillary.methods.mfa.mixture import Mixture
+from armillary.methods.mfa.moves import moved
+
+#: Entries of the largest temporary array, 128 MB in float32.
+CHUNK = 1 << 25
+#: Steps before the first round of moves, and after each; rounds at most.
+SETTLE, ROUNDS = 5, 10
+
+
+@dataclass
+class Run:
+    """A mixture in progress.
+
+    Args:
+        mixture: the parameters.
+        shape: what it shall be.
+        trace: mean log-likelihood before each step.
+        n_moves: regions that were split at another's cost.
+    """
+
+    mixture: Mixture
+    shape: Shape
+    trace: list[float] = field(default_factory=list)
+    n_moves: int = 0
+
+    def step(self, x: Tensor) -> float:
+        """One step of EM; by how much the one before it raised the log-likelihood."""
+        sums = sums_of(self.mixture, x)
+        self.trace.append(sums.log_likelihood)
+        self.mixture = maximise(sums, self.mixture, self.shape)
+        return self.trace[-1] - self.trace[-2] if len(self.trace) > 1 else float("inf")
+
+    def settle(self, x: Tensor, n_steps: int, tol: float) -> None:
+        """Steps until one gains less than `tol` nats per row."""
+        for i in range(n_steps):
+            if self.step(x) < tol and i > 1:
+                break
+
+
+def sums_of(mixture: Mixture, x: Tensor) -> Sums:
+    """The sums of all rows, part by part."""
+    sums = Sums.empty(mixture)
+    for part in torch.split(x, max(1, CHUNK // (mixture.n_regions * (2 + mixture.rank)))):
+        sums.add(expect(mixture, part))
+    return sums
+
+
+def solve(x: Tensor, start: Mixture, shape: Shape, *, n_steps: int, tol: float, moves: bool, seed: int) -> Run:
+    """A mixture of rows.
+
+    Args:
+        x: [n, D], centred.
+        start: where to begin.
+        shape: what it shall be.
+        n_steps: of EM at most, besides those between moves.
+        tol: nats per row that a step has to gain.
+        moves: whether regions are split and given up.
+        seed: of the moves.
+    """
+    run = Run(start, shape)
+    run.settle(x, SETTLE, tol)
+    for i in range(ROUNDS if moves and start.n_regions > 1 else 0):
+        before, log_likelihood = run.mixture, sums_of(run.mixture, x).log_likelihood
+        run.mixture, n = moved(run.mixture, x, shape, seed=seed + 1000 * i)
+        if n == 0:
+            break
+        trace = list(run.trace)
+        run.settle(x, SETTLE, tol)
+        if sums_of(run.mixture, x).log_likelihood <= log_likelihood:
+            run.mixture, run.trace = before, trace
+            break
+        run.n_moves += n
+    run.settle(x, n_steps, tol)
+    return run
