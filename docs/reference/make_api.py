@@ -21,6 +21,11 @@ MODULES = [
     ("Edits", "armillary.core.edits", ["Add", "Toward", "Affine", "Clamp", "Ablate", "Interchange", "Splice"]),
     ("Non-negative least squares", "armillary.core.nnls", ["NNLS"]),
     ("Greedy encoders", "armillary.core.pursuit", ["OrthogonalPursuit", "GradientPursuit", "MatchingPursuit"]),
+    (
+        "Mixtures of factor analyzers",
+        "armillary.mfa",
+        ["Reading", "neighbors", "overlap", "merge", "split", "prune", "rotate", "effective_ranks", "criteria", "sample"],
+    ),
     ("Looking", "armillary.inspect", ["contexts", "logit_effects"]),
     ("Studies", "armillary.studies.quality.fidelity", ["run", "Config"]),
 ]

@@ -2,9 +2,22 @@
 
 fit = armillary.MFA(n_regions=100, rank=10).fit(acts["resid_post.4"])
 fit.with_encoder(armillary.mfa.Reading(how="hard"))             # centroid + local offset of one region
+armillary.mfa.neighbors(fit, 3); armillary.mfa.split(fit, 3)    # and other things that can be done with a fit: `regions`
 """
 
 from __future__ import annotations
 
 from armillary.methods.mfa.encoder import MFAEncoder as MFAEncoder
 from armillary.methods.mfa.encoder import Reading as Reading
+from armillary.methods.mfa.mixture import Mixture as Mixture
+from armillary.methods.mfa.regions import Criteria as Criteria
+from armillary.methods.mfa.regions import criteria as criteria
+from armillary.methods.mfa.regions import effective_ranks as effective_ranks
+from armillary.methods.mfa.regions import merge as merge
+from armillary.methods.mfa.regions import n_parameters as n_parameters
+from armillary.methods.mfa.regions import neighbors as neighbors
+from armillary.methods.mfa.regions import overlap as overlap
+from armillary.methods.mfa.regions import prune as prune
+from armillary.methods.mfa.regions import rotate as rotate
+from armillary.methods.mfa.regions import sample as sample
+from armillary.methods.mfa.regions import split as split

@@ -1,0 +1,335 @@
+"""Regions: working with a fit. Plain functions, a fit in and a new fit or value out; see the package for their names.
+
+    overlap     Bhattacharyya coefficient of two regions, exp(-D_B) in 0..1, by Woodbury's identity on their 2 R loadings:
+                D_B = 1/8 d^T S^-1 d + 1/2 log(|S| / sqrt(|C_i| |C_j|)),  S = (C_i + C_j) / 2                       (Kailath 1967)
+    merge       the region with the mean and covariance of two, as far as R loadings hold it
+    split       two regions in place of one, along its first loading or fitted to rows
+    criteria    BIC (Schwarz 1978), AIC (Akaike 1974), ICL (Biernacki, Celeux and Govaert 2000: BIC less the certainty of regions)
+
+Letters: n, N rows, D width, K regions, R rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from armillary.core.decomposition import Decomposition
+from armillary.core.dictionary import Dictionary
+from armillary.core.report import Estimate
+from armillary.core.rows import Batch, as_rows
+from armillary.core.run import drive
+from armillary.core.statistics import Units, ratio_interval
+from armillary.core.summary import OnePass, Summary
+from armillary.errors import InputError
+from armillary.methods.mfa import moves
+from armillary.methods.mfa import rotation as turns
+from armillary.methods.mfa.em import Shape
+from armillary.methods.mfa.encoder import MFAEncoder
+from armillary.methods.mfa.mixture import Mixture
+
+#: Entries of the largest temporary array of `overlap`, 64 MB in float64.
+CHUNK = 1 << 23
+#: Deviation and mean of a standard normal's half: where a region is cut in two.
+HALF = math.sqrt(2 / math.pi)
+#: Consecutive rows that make a unit of the bootstrap of a criterion.
+BLOCK = 256
+
+
+def mixture_of(fit: Decomposition) -> Mixture:
+    """The parameters behind a fit.
+
+    Raises:
+        InputError: the fit is no mixture of factor analyzers.
+    """
+    if not isinstance(fit.encoder, MFAEncoder):
+        raise InputError(f"this works on mixtures of factor analyzers, got {fit!r} with a {type(fit.encoder).__name__}; fit with arm.MFA")
+    return fit.encoder.mixture
+
+
+def _rebuilt(fit: Decomposition, mixture: Mixture, change: str) -> Decomposition:
+    """The fit with other parameters; its provenance says what was changed."""
+    assert isinstance(fit.encoder, MFAEncoder)
+    changes = [*fit.provenance.get("changes", ()), change]
+    dictionary = Dictionary.of_regions(mixture.centroids, mixture.loadings)
+    return replace(
+        fit, dictionary=dictionary, encoder=replace(fit.encoder, mixture=mixture), provenance={**fit.provenance, "changes": changes}
+    )
+
+
+def _checked(mixture: Mixture, *regions: int) -> None:
+    for k in regions:
+        if not 0 <= k < mixture.n_regions:
+            raise InputError(f"region {k} is out of range: there are {mixture.n_regions} (0 to {mixture.n_regions - 1})")
+    if len(set(regions)) < len(regions):
+        raise InputError(f"the regions have to differ, got {list(regions)}")
+
+
+# ---------------------------------------------------------------- neighbours
+
+
+def overlap(fit: Decomposition, regions: Sequence[int] | None = None) -> Tensor:
+    """[k, k] Bhattacharyya coefficients of these regions with each other, float64; all regions by default. Weights do not count.
+
+    Raises:
+        InputError: another kind of fit, or a region that is not there.
+    """
+    mixture = mixture_of(fit)
+    chosen = list(range(mixture.n_regions)) if regions is None else list(regions)
+    _checked(mixture, *chosen)
+    one, other = np.triu_indices(len(chosen), 1)
+    at = torch.tensor(chosen)
+    found = torch.eye(len(chosen), dtype=torch.float64)
+    found[one, other] = found[other, one] = coefficients(mixture, at[one], at[other])
+    return found
+
+
+def coefficients(mixture: Mixture, one: Tensor, other: Tensor) -> Tensor:
+    """[p] Bhattacharyya coefficients of pairs of regions."""
+    m = mixture.to(torch.float64)
+    log_det = m.noise.log().sum(1).expand(m.n_regions) + 2 * m.cholesky.diagonal(dim1=1, dim2=2).log().sum(1)  # log |C| [K]
+    psi = m.noise.expand(m.n_regions, -1)
+    size = max(1, CHUNK // (2 * m.rank * m.d))
+    out = []
+    for i, j in zip(torch.split(one, size), torch.split(other, size), strict=True):
+        noise = (psi[i] + psi[j]) / 2  # [p, D]
+        w = torch.cat([m.loadings[i], m.loadings[j]], dim=1) / (2 * noise).sqrt()[:, None]  # [p, 2 R, D]
+        d = (m.centroids[i] - m.centroids[j]) / noise.sqrt()  # [p, D]
+        factor = torch.linalg.cholesky(w @ w.mT + torch.eye(2 * m.rank, dtype=w.dtype))
+        inside = torch.linalg.solve_triangular(factor, (w @ d[:, :, None]), upper=False)[:, :, 0]
+        distance = d.square().sum(1) - inside.square().sum(1)
+        both = noise.log().sum(1) + 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        out.append(torch.exp(-(distance / 8 + (both - (log_det[i] + log_det[j]) / 2) / 2)))
+    return torch.cat(out) if out else torch.zeros(0, dtype=torch.float64)
+
+
+def neighbors(fit: Decomposition, region: int, n: int = 8) -> list[tuple[int, float]]:
+    """The n regions that overlap most with one, and by how much.
+
+    Raises:
+        InputError: another kind of fit, or a region that is not there.
+    """
+    mixture = mixture_of(fit)
+    _checked(mixture, region)
+    others = torch.tensor([k for k in range(mixture.n_regions) if k != region], dtype=torch.int64)
+    found = coefficients(mixture, torch.full_like(others, region), others)
+    best = found.topk(min(n, len(others)))
+    return list(zip(others[best.indices].tolist(), best.values.tolist(), strict=True))
+
+
+# ---------------------------------------------------------------- other regions
+
+
+def merge(fit: Decomposition, one: int, other: int) -> Decomposition:
+    """One region in place of two, with their joint mean and, as far as its loadings hold it, their joint covariance.
+
+    It takes the first one's number; later regions move up.
+    """
+    m = mixture_of(fit)
+    _checked(m, one, other)
+    at = torch.tensor([one, other])
+    share = m.log_weight[at].double().softmax(0)  # [2]
+    centroid = share @ m.centroids[at].double()
+    psi = m.noise[at % len(m.noise)].double().T @ share  # [D]
+    # C = sum of share (W^T W + psi) + the spread of the centroids, in units of the noise
+    away = (share.prod().sqrt() * (m.centroids[one] - m.centroids[other]).double())[None]
+    rows = torch.cat([share.sqrt()[:, None, None] * m.loadings[at].double()]).flatten(0, 1)
+    _, size, axes = torch.linalg.svd(torch.cat([rows, away]) / psi.sqrt(), full_matrices=False)
+    loadings = size[: m.rank, None] * axes[: m.rank] * psi.sqrt()
+    new = Mixture(m.log_weight[at].logsumexp(0)[None], centroid[None], loadings[None], psi[None]).to(m.centroids.dtype)
+    return _rebuilt(fit, _without(moves.put(m, [one], new), [other]), f"merged {one} and {other}")
+
+
+def split(fit: Decomposition, region: int, rows: Tensor | None = None, *, seed: int = 0) -> Decomposition:
+    """Two regions in place of one; the new one comes last.
+
+    Args:
+        fit: the mixture.
+        region: which.
+        rows: [n, D] rows of that region to fit the two to; without any it is cut across its first loading.
+        seed: of the fit to rows.
+
+    Raises:
+        InputError: another kind of fit, a region that is not there, or too few rows.
+    """
+    m = mixture_of(fit)
+    _checked(m, region)
+    if rows is None:
+        two = _cut(m, region)
+    else:
+        if not moves.splits(m, len(rows)):
+            raise InputError(f"at least {4 * (m.rank + 2)} rows are needed to fit two regions of rank {m.rank}, got {len(rows)}")
+        shape = Shape(2, m.rank, "diagonal_per_region" if len(m.noise) > 1 else "diagonal", float(m.noise.min()) * 1e-3)
+        two = moves.split(m, region, rows.to(m.centroids.dtype), shape, seed=seed)[0]
+    noise = m.noise if len(m.noise) == 1 else torch.cat([m.noise, two.noise[1:]])
+    log_weight = torch.cat([m.log_weight, two.log_weight[1:]])
+    longer = Mixture(log_weight, torch.cat([m.centroids, two.centroids[1:]]), torch.cat([m.loadings, two.loadings[1:]]), noise)
+    return _rebuilt(fit, moves.put(longer, [region], _first(two)), f"split {region}")
+
+
+def _first(two: Mixture) -> Mixture:
+    return Mixture(two.log_weight[:1], two.centroids[:1], two.loadings[:1], two.noise[:1])
+
+
+def _cut(m: Mixture, region: int) -> Mixture:
+    """The halves of a region on either side of its centroid along its first loading, each as a region."""
+    loadings = turns.canonical(m).loadings[region]  # [R, D]
+    shift = HALF * loadings[0]
+    half = torch.cat([loadings[:1] * math.sqrt(1 - HALF**2), loadings[1:]])
+    noise = m.noise[[region, region]] if len(m.noise) > 1 else m.noise
+    return Mixture(
+        (m.log_weight[region] - math.log(2)).repeat(2),
+        torch.stack([m.centroids[region] + shift, m.centroids[region] - shift]),
+        torch.stack([half, half]),
+        noise,
+    )
+
+
+def prune(fit: Decomposition, *, regions: Sequence[int] = (), weight: float | None = None) -> Decomposition:
+    """The fit without some regions; the weights of the others add up to 1 again.
+
+    Args:
+        fit: the mixture.
+        regions: which to leave out.
+        weight: leave out all with less weight than this as well.
+
+    Raises:
+        InputError: another kind of fit, a region that is not there, or none that would be left.
+    """
+    m = mixture_of(fit)
+    _checked(m, *regions)
+    light = [] if weight is None else (m.log_weight.exp() < weight).nonzero().flatten().tolist()
+    gone = sorted({*regions, *light})
+    if len(gone) == m.n_regions:
+        raise InputError(f"none of the {m.n_regions} regions would be left; the largest weight is {float(m.log_weight.max().exp()):.3g}")
+    return _rebuilt(fit, _without(m, gone), f"pruned {gone}")
+
+
+def _without(m: Mixture, gone: Sequence[int]) -> Mixture:
+    keep = torch.tensor([k for k in range(m.n_regions) if k not in set(gone)])
+    log_weight = m.log_weight[keep]
+    noise = m.noise if len(m.noise) == 1 else m.noise[keep]
+    return Mixture(log_weight - log_weight.logsumexp(0), m.centroids[keep], m.loadings[keep], noise)
+
+
+def rotate(fit: Decomposition, how: Literal["pca", "varimax"] = "pca") -> Decomposition:
+    """The same densities with other loadings: along principal axes in units of the noise, or with few large entries each."""
+    turn = {"pca": turns.canonical, "varimax": turns.varimax}
+    if how not in turn:
+        raise InputError(f"rotations are 'pca' and 'varimax', got {how!r}")
+    return _rebuilt(fit, turn[how](mixture_of(fit)), f"rotated ({how})")
+
+
+def effective_ranks(fit: Decomposition, threshold: float = 1.0) -> Tensor:
+    """[K] axes of each region whose variance is at least `threshold` times the noise's along them."""
+    return turns.effective_ranks(mixture_of(fit), threshold)
+
+
+def sample(fit: Decomposition, n: int, *, region: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows [n, D] drawn from the mixture, or from one region of it, and the region of each [n]."""
+    m = mixture_of(fit)
+    if region is not None:
+        _checked(m, region)
+    generator = torch.Generator().manual_seed(seed)
+    weight = m.log_weight.double().exp()
+    drawn = torch.full((n,), region) if region is not None else torch.multinomial(weight, n, replacement=True, generator=generator)
+    z = torch.randn(n, m.rank, generator=generator, dtype=m.centroids.dtype)
+    noise = m.noise[drawn % len(m.noise)].sqrt() * torch.randn(n, m.d, generator=generator, dtype=m.centroids.dtype)
+    return m.centroids[drawn] + torch.einsum("nr,nrd->nd", z, m.loadings[drawn]) + noise, drawn
+
+
+# ---------------------------------------------------------------- criteria
+
+
+def n_parameters(fit: Decomposition) -> int:
+    """Free parameters: weights, centroids, loadings up to rotation, and noise."""
+    m = mixture_of(fit)
+    k, r, d = m.n_regions, m.rank, m.d
+    isotropic = bool((m.noise == m.noise[:, :1]).all())
+    return (k - 1) + k * d + k * (d * r - r * (r - 1) // 2) + (len(m.noise) if isotropic else m.noise.numel())
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """Of a fit on some rows, in nats, lower is better; intervals are over blocks of consecutive rows.
+
+    Args:
+        bic, aic, icl: see the module.
+        log_likelihood: per row; higher is better.
+        n_parameters: free ones.
+    """
+
+    bic: Estimate
+    aic: Estimate
+    icl: Estimate
+    log_likelihood: Estimate
+    n_parameters: int
+
+
+def criteria(fit: Decomposition, rows: Any) -> Criteria:
+    """BIC, AIC and ICL of a fit on the rows it was fitted to, from one pass.
+
+    Raises:
+        InputError: another kind of fit.
+    """
+    mixture_of(fit)
+    reading = OnePass(_Likelihood(fit), lambda sums: sums.units())
+    drive([reading], as_rows(rows), title="log-likelihood")
+    (likelihood, certain), n = reading.finish()
+    p = n_parameters(fit)
+    return Criteria(
+        _scaled(likelihood, -2 * n, p * math.log(n), n),
+        _scaled(likelihood, -2 * n, 2 * p, n),
+        _scaled(certain, -2 * n, p * math.log(n), n),
+        _scaled(likelihood, 1.0, 0.0, n),
+        p,
+    )
+
+
+def _scaled(units: Units, times: float, plus: float, n: int) -> Estimate:
+    """An estimate of times * mean + plus."""
+    ends = [None if end is None else times * end + plus for end in ratio_interval(units)]
+    low, high = sorted(ends) if None not in ends else (None, None)  # type: ignore[type-var]
+    better: Literal["higher", "lower"] = "higher" if times > 0 else "lower"
+    return Estimate(times * units.value + plus, low, high, n, better=better, unit="nats", units=units if times == 1 else None)
+
+
+class _Likelihood(Summary):
+    """Log-likelihoods of rows, and those of rows with their most responsible region, by blocks of consecutive rows."""
+
+    def __init__(self, fit: Decomposition) -> None:
+        self.fit, self.blocks = fit, dict[int, Tensor]()  # of each block: rows, log-likelihood, the same with regions known
+
+    @property
+    def n_rows(self) -> int:
+        return int(sum(float(sums[0]) for sums in self.blocks.values()))
+
+    def update(self, batch: Batch) -> None:
+        encoder = self.fit.encoder
+        assert isinstance(encoder, MFAEncoder)
+        total = encoder.log_likelihood(batch.x).double().cpu()
+        known = total + encoder.top(batch.x, 1)[0][:, 0].double().cpu().log()
+        wide = torch.stack([torch.ones_like(total), total, known], dim=1)
+        block = torch.from_numpy(batch.row // BLOCK)
+        for number in torch.unique(block).tolist():
+            self.blocks[number] = self.blocks.get(number, torch.zeros(3, dtype=torch.float64)) + wide[block == number].sum(0)
+
+    def state(self) -> dict[str, Any]:
+        return {"blocks": {str(number): sums for number, sums in self.blocks.items()}}
+
+    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+        self.blocks = {}
+        for state in states:
+            for number, sums in state["blocks"].items():
+                self.blocks[int(number)] = self.blocks.get(int(number), torch.zeros(3, dtype=torch.float64)) + sums
+
+    def units(self) -> tuple[tuple[Units, Units], int]:
+        ids = np.array(sorted(self.blocks))
+        sums = torch.stack([self.blocks[int(i)] for i in ids]).numpy()  # [U, 3]
+        return (Units("block", ids, sums[:, 1], sums[:, 0]), Units("block", ids, sums[:, 2], sums[:, 0])), self.n_rows
