@@ -23,7 +23,7 @@ MODULES = [
     ("Greedy encoders", "armillary.core.pursuit", ["OrthogonalPursuit", "GradientPursuit", "MatchingPursuit"]),
     (
         "Mixtures of factor analyzers",
-        "armillary.mfa",
+        "armillary.methods.mfa",
         ["Reading", "neighbors", "overlap", "merge", "split", "prune", "rotate", "effective_ranks", "criteria", "sample"],
     ),
     ("Looking", "armillary.inspect", ["contexts", "logit_effects"]),
