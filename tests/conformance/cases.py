@@ -183,6 +183,13 @@ CASES = [
         _centroids_and_axes,
         enough=0.98,
     ),
+    Case(
+        "mfa-adam",
+        MFA(n_regions=4, rank=2, solver="adam", max_rows=2000, step_size=128, n_passes=2),
+        _regions,
+        _centroids_and_axes,
+        enough=0.98,
+    ),
     Case("semi-nmf", SemiNMF(n_features=12, neurons_per_feature=4, max_rows=2000, batch_size=512), _groups, _signed, enough=0.98),
     Case(
         "semi-nmf-priced",

@@ -12,7 +12,8 @@ from sklearn.metrics import adjusted_rand_score
 import armillary as arm
 from armillary.errors import ArmillaryWarning, InputError, ShapeError, TooFewRowsError
 from armillary.methods.mfa.encoder import MFAEncoder
-from mixtures import draw
+from armillary.methods.mfa.mixture import Mixture
+from mixtures import dense, draw, log_likelihood
 
 DATA = draw(6000, k=6, d=16, r=2)
 X, HELD_OUT = DATA.x.float(), DATA.held_out.float()
@@ -57,6 +58,33 @@ def test_one_stepwise_pass_is_as_good_as_four_exact_ones() -> None:
     stepwise = arm.MFA(**told, solver="stepwise", n_passes=0).fit(data.x.float())
     exact = arm.MFA(**told, solver="em", n_passes=4).fit(data.x.float())
     assert score(stepwise, data.held_out.float()) >= score(exact, data.held_out.float())
+
+
+def test_gradients_lead_there_too_but_later(whole: arm.Decomposition) -> None:
+    told: dict[str, Any] = {"n_regions": 6, "rank": 2, "solver": "adam", "step_size": 256}
+    short, longer = (arm.MFA(**told, n_passes=n).fit(X, seed=0) for n in (2, 12))
+    curve = [point["log_likelihood"] for point in longer.provenance["curve"]]
+    assert score(short) < score(longer) < score(whole) + 0.02 and len(curve) == 13 and curve[-1] > curve[0]
+    assert score(longer) > curve[0] + 1
+
+
+def test_a_step_of_adam_is_torchs_on_the_dense_likelihood() -> None:
+    """One step by hand: the sign of the gradient times the rate."""
+    from armillary.methods.mfa.adam import Ascent
+    from armillary.methods.mfa.em import Shape
+
+    data = draw(50, k=3, d=6, r=2)
+    start = Mixture(*(one.float() for one in (data.mixture.log_weight, data.mixture.centroids, data.mixture.loadings, data.mixture.noise)))
+    ascent = Ascent(start, Shape(3, 2, "diagonal", 1e-6), 0.01)
+    torch.testing.assert_close(ascent.mixture().log_joint(data.x.float())[0], start.log_joint(data.x.float())[0], rtol=1e-4, atol=1e-4)
+    centroids = data.mixture.centroids.clone().requires_grad_()
+    moved = Mixture(data.mixture.log_weight, centroids, data.mixture.loadings, data.mixture.noise)
+    densities = torch.stack([dense(moved, k).log_prob(data.x) + data.mixture.log_weight[k] for k in range(3)], 1)
+    densities.logsumexp(1).mean().backward()
+    assert ascent.step(data.x.float()) == pytest.approx(log_likelihood(data.mixture, data.x), abs=1e-4)
+    step = ascent.mixture().centroids.detach() - start.centroids
+    large = centroids.grad.abs() > 1e-4
+    torch.testing.assert_close(step[large], 0.01 * centroids.grad[large].sign().float(), rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.parametrize(("times", "plus"), [(1e-4, 0.0), (1e4, 0.0), (1.0, 300.0), (10.0, -50.0)])

@@ -4,6 +4,7 @@
                 then, in memory: the start, EM and moves between regions
     stepwise    a pass in random order, where there are more rows: sums move toward those of every batch
     exact       passes whose sums are those of all rows, until one gains hardly anything
+    adam        in place of all but the start: passes in random order, a gradient step for every batch
 
 Rows are worked on less their mean and at a scale near 1, and the parameters carried back at the end.
 
@@ -28,6 +29,7 @@ from armillary.core.method import Consumer, Pass, one_to_one, require_rows
 from armillary.core.rows import Batch, Layout, width
 from armillary.core.summary import MomentSums, Reservoir
 from armillary.errors import ArmillaryWarning, InputError
+from armillary.methods.mfa.adam import Ascent
 from armillary.methods.mfa.em import Shape, Sums, expect, maximise
 from armillary.methods.mfa.encoder import MFAEncoder
 from armillary.methods.mfa.mixture import Mixture
@@ -38,7 +40,7 @@ from armillary.methods.mfa.start import first_mixture, given_mixture
 if TYPE_CHECKING:
     from armillary.methods.mfa.method import MFA
 
-Stage = Literal["sample", "stepwise", "exact", "done"]
+Stage = Literal["sample", "stepwise", "adam", "exact", "done"]
 
 #: Least variance of the noise, as a share of the median column's variance.
 FLOOR = 1e-4
@@ -46,6 +48,8 @@ FLOOR = 1e-4
 DELAY, DECAY = 10, 0.6
 #: Least deviation of rows whose variances float32 can still tell from 0.
 SMALLEST = 1e-15
+#: Share of a batch in the running mean of Adam's log-likelihoods.
+RECENT = 0.1
 #: A fall of the log-likelihood below this share of it is rounding.
 ROUNDING = 1e-6
 #: Rows per region, and per number of its rank and centroid, below which a warning says that there are few.
@@ -73,12 +77,16 @@ class Fit(Consumer):
         self.mixture: Mixture | None = None
         self.sums: Sums | None = None
         self.n_steps = 0  # of stepwise EM
+        self.ascent: Ascent | None = None
         self.trace: list[float] = []  # mean log-likelihood in the rows' own units: on the sample, then of every exact pass
+        self.recent = 0.0  # running mean of the log-likelihoods of Adam's batches
         self.record: dict[str, Any] = {}
 
     def next_pass(self) -> Pass | None:
         if self.stage == "done":
             return None
+        if self.stage == "adam":
+            return Pass(self.method.step_size, seed=self.seed, epoch=self.epoch)
         if self.stage == "stepwise":
             return Pass(self.method.batch_size, seed=self.seed, epoch=self.epoch)
         return Pass(self.method.batch_size)
@@ -87,6 +95,9 @@ class Fit(Consumer):
         if self.stage == "sample":
             self.sample.update(batch)
             self.moments.update(batch)
+            return
+        if self.ascent is not None:
+            self.recent += RECENT * (self.ascent.step(self._scaled(batch.x)) - self._shift - self.recent)
             return
         sums = expect(self._now, self._scaled(batch.x))
         if self.stage == "exact":
@@ -101,6 +112,11 @@ class Fit(Consumer):
     def _now(self) -> Mixture:
         assert self.mixture is not None
         return self.mixture
+
+    @property
+    def _ascent(self) -> Ascent:
+        assert self.ascent is not None
+        return self.ascent
 
     @property
     def _sums(self) -> Sums:
@@ -124,6 +140,12 @@ class Fit(Consumer):
     def end_pass(self) -> None:
         if self.stage == "sample":
             self._begin()
+        elif self.stage == "adam":
+            self.epoch += 1
+            self.trace.append(self.recent)
+            self.mixture = self._ascent.mixture().detach()
+            if self.epoch == self.method.n_passes:
+                self._enter("done")
         elif self.stage == "stepwise":
             self._enter("exact" if self.method.n_passes else "done")
         else:
@@ -145,6 +167,12 @@ class Fit(Consumer):
         else:
             first = first_mixture(rows, self._shape, seed=self.seed, init=self.method.init)
         method = self.method
+        if method.solver == "adam":
+            self.mixture, self.record = first, {"n_rows_in_memory": len(rows)}
+            self.trace = [sums_of(first, rows).log_likelihood - self._shift]
+            self.recent, self.stage, self.epoch = self.trace[-1], "adam", 0
+            self.ascent = Ascent(first, self._shape, method.learning_rate)
+            return
         run = solve(rows, first, self._shape, n_steps=method.n_iter, tol=method.tol, moves=method.split_merge, seed=self.seed)
         self.mixture = run.mixture
         self.trace = [value - self._shift for value in run.trace]
@@ -199,7 +227,9 @@ class Fit(Consumer):
         mixture = None if self.mixture is None else {one.name: getattr(self.mixture, one.name) for one in fields(Mixture)}
         sums = None if self.sums is None else {one.name: getattr(self.sums, one.name) for one in fields(Sums)}
         parts = {"sample": self.sample.state(), "moments": self.moments.state(), "mixture": mixture, "sums": sums}
-        return {**numbers, **parts, "mean": self.mean, "trace": list(self.trace), "record": dict(self.record)}
+        ascent = None if self.ascent is None else self.ascent.state()
+        told = {"mean": self.mean, "trace": list(self.trace), "record": dict(self.record), "recent": self.recent, "ascent": ascent}
+        return {**numbers, **parts, **told}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.stage, self.epoch, self.n_steps = state["stage"], state["epoch"], state["n_steps"]
@@ -207,6 +237,10 @@ class Fit(Consumer):
         self.trace, self.record = list(state["trace"]), dict(state["record"])
         self.mixture = None if state["mixture"] is None else Mixture(**state["mixture"])
         self.sums = None if state["sums"] is None else Sums(**state["sums"])
+        self.recent = state["recent"]
+        if state["ascent"] is not None:
+            self.ascent = Ascent(self._now, self._shape, self.method.learning_rate)
+            self.ascent.load(state["ascent"])
         self.sample.merge([state["sample"]])
         self.moments.merge([state["moments"]])
 

@@ -43,20 +43,24 @@ class MFA(Method):
     """Variance per column, or one for all columns; the same for all regions, or one for each."""
     init: Literal["kmeans_pca", "random"] = "kmeans_pca"
     """Clusters of a sketch and their principal axes, or random rows and small random loadings."""
-    solver: Literal["stepwise", "em"] = "stepwise"
-    """After the sample: a pass in random order that learns from every batch and then exact passes, or exact passes alone."""
+    solver: Literal["stepwise", "em", "adam"] = "stepwise"
+    """After the sample: a pass in random order that learns from every batch and then exact passes, or exact passes alone; or gradients."""
     split_merge: bool = True
     """Whether regions that hold two clusters are split at the cost of regions that others could do without."""
     n_iter: int = Field(default=50, ge=0)
     """Steps of EM on the sample at most, besides those between moves."""
     n_passes: int = Field(default=4, ge=0)
-    """Exact passes over all rows at most, where there are more than the sample."""
+    """Exact passes over all rows at most, where there are more than the sample; with Adam, passes."""
     tol: float = Field(default=1e-3, ge=0)
     """Stop when a step or a pass gains less than so many nats per row."""
     max_rows: int | None = Field(default=None, ge=1)
     """Rows held in memory.  [default: 100 per region, at least 16,384]"""
     batch_size: int = Field(default=8192, ge=1)
     """Rows per batch, over all ranks."""
+    step_size: int = Field(default=1024, ge=1)
+    """Rows per step of Adam, over all ranks."""
+    learning_rate: float = Field(default=5e-3, gt=0)
+    """Of Adam."""
 
     @property
     def n_in_memory(self) -> int:

@@ -57,6 +57,10 @@ class Mixture:
     def to(self, dtype: torch.dtype) -> Mixture:
         return Mixture(*(one.to(dtype) for one in (self.log_weight, self.centroids, self.loadings, self.noise)))
 
+    def detach(self) -> Mixture:
+        """The same numbers without gradients."""
+        return Mixture(*(one.detach().clone() for one in (self.log_weight, self.centroids, self.loadings, self.noise)))
+
     # ------------------------------------------------------------ factors
 
     @cached_property
