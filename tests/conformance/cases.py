@@ -178,7 +178,7 @@ CASES = [
     Case("mfa", MFA(n_regions=4, rank=2, max_rows=2000, batch_size=512, n_passes=2), _regions, _centroids_and_axes, enough=0.98),
     Case(
         "mfa-per-region",
-        MFA(n_regions=4, rank=2, noise="diagonal_per_region", solver="em", max_rows=2000, batch_size=512, n_passes=2),
+        MFA(n_regions=4, rank=2, noise="diagonal_per_region", gating=3, solver="em", max_rows=2000, batch_size=512, n_passes=2),
         _regions,
         _centroids_and_axes,
         enough=0.98,

@@ -40,6 +40,7 @@ CLASSES: dict[str, str] = {
     "AbsTopKEncoder": "armillary.methods.sae.encoders",
     "Decomposition": "armillary.core.decomposition",
     "Dictionary": "armillary.core.dictionary",
+    "Gate": "armillary.methods.mfa.gate",
     "GatedEncoder": "armillary.methods.sae.encoders",
     "GradientPursuitEncoder": "armillary.core.pursuit",
     "LinearEncoder": "armillary.core.encoders",

@@ -24,6 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from armillary.methods.mfa.gate import Gate, consider
 from armillary.methods.mfa.mixture import Mixture, grouped
 
 Noise = Literal["diagonal", "isotropic", "diagonal_per_region", "isotropic_per_region"]
@@ -107,15 +108,15 @@ class Sums:
             mine.mul_(past).add_(theirs)
 
 
-def expect(mixture: Mixture, x: Tensor) -> Sums:
-    """The sums of rows x [n, D]: the E-step."""
-    joint, white = mixture.log_joint(x)  # [n, K], [n, K, R]
-    total = torch.logsumexp(joint, dim=1)  # [n]
-    share = (joint - total[:, None]).exp_()
-    row, region = (share > RARE).nonzero().T
+def expect(mixture: Mixture, x: Tensor, gate: Gate | None = None) -> Sums:
+    """The sums of rows x [n, D]: the E-step. With a gate only its candidates count, and the log-likelihood is a lower bound."""
+    found = consider(mixture, x, gate)
+    total = torch.logsumexp(found.joint, dim=1)  # [n]
+    share = (found.joint - total[:, None]).exp_()  # [n, C]
+    row, slot = (share > RARE).nonzero().T
     sums = Sums.empty(mixture)
     sums.total += torch.stack([total.sum(dtype=torch.float64), total.new_tensor(len(x), dtype=torch.float64)])
-    gather(sums, mixture, x, Pairs(row, region, share[row, region], white[row, region]))
+    gather(sums, mixture, x, Pairs(row, found.region(row, slot), share[row, slot], found.white[row, slot]))
     return sums
 
 

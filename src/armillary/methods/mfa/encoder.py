@@ -23,12 +23,15 @@ from armillary.core.config import Config
 from armillary.core.dictionary import Dictionary
 from armillary.core.encoders import Encoder, EncoderRule, MixtureEncoder
 from armillary.errors import InputError
+from armillary.methods.mfa.gate import Considered, Gate, consider
 from armillary.methods.mfa.mixture import Mixture
 
 How = Literal["soft", "hard", "additive"]
 
 #: Entries of the largest temporary array, 128 MB in float32.
 CHUNK = 1 << 25
+#: Rows that are worked on together where there is a gate.
+GATED = 1 << 13
 #: Ridge of the additive reading, as a share of a loading's square.
 RIDGE = 1e-6
 
@@ -41,29 +44,41 @@ class MFAEncoder(MixtureEncoder):
         mixture: the parameters, in the units of the rows.
         how: the reading; see the module.
         n_top: T, regions with a code per row at most; 1 where the reading is hard.
+        gate: finds the regions that are considered for a row, where there are too many for all; log-likelihoods are then lower bounds.
     """
 
     mixture: Mixture
     how: How = "soft"
     n_top: int = 8
     fires: float | None = 0.0
+    gate: Gate | None = None
 
     def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
         return self._joined([self._encode(part) for part in self._parts(x)])
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         """[N] log density of each row, in nats."""
-        return self._cat([torch.logsumexp(self._log_joint(part)[0], dim=1) for part in self._parts(x)], x, ())
+        return self._cat([torch.logsumexp(self._considered(part).joint, dim=1) for part in self._parts(x)], x, ())
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """[N, K] probability of each region given the row."""
-        return self._cat([self._log_joint(part)[0].softmax(dim=1) for part in self._parts(x)], x, (self.mixture.n_regions,))
+        return self._cat([self._responsibilities(part) for part in self._parts(x)], x, (self.mixture.n_regions,))
+
+    def _responsibilities(self, x: Tensor) -> Tensor:
+        found = self._considered(x)
+        share = found.joint.softmax(dim=1)
+        return share if found.regions is None else share.new_zeros(len(x), self.mixture.n_regions).scatter_(1, found.regions, share)
 
     def top(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
         """The n most responsible regions of each row: their responsibilities [N, n], largest first, and numbers [N, n]."""
-        found = [self._log_joint(part)[0].softmax(dim=1).topk(min(n, self.mixture.n_regions)) for part in self._parts(x)]
-        share = self._cat([one.values for one in found], x, (n,))
-        return share, torch.cat([one.indices for one in found]) if found else torch.zeros(0, n, dtype=torch.int64)
+        found = [self._top(self._considered(part), n) for part in self._parts(x)]
+        share = self._cat([one for one, _ in found], x, (n,))
+        return share, torch.cat([region for _, region in found]) if found else torch.zeros(0, n, dtype=torch.int64)
+
+    def _top(self, found: Considered, n: int) -> tuple[Tensor, Tensor]:
+        share, slot = found.joint.softmax(dim=1).topk(min(n, found.joint.shape[1]), dim=1)
+        row = torch.arange(len(slot), device=slot.device)[:, None].expand_as(slot)
+        return share, found.region(row, slot)
 
     def regions(self, x: Tensor) -> Tensor:
         """[N] int64 most responsible region."""
@@ -83,26 +98,26 @@ class MFAEncoder(MixtureEncoder):
 
     def _parts(self, x: Tensor) -> Iterator[Tensor]:
         mixture = self.mixture
-        size = max(1, CHUNK // (mixture.n_regions * (2 + mixture.rank)))
+        size = max(1, CHUNK // (mixture.n_regions * (2 + mixture.rank))) if self.gate is None else GATED
         return iter(torch.split(x.to(mixture.centroids.dtype), size)) if len(x) else iter(())
 
-    def _log_joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Mixture.log_joint`; regions that can matter are worked out again from differences, which lose nothing to large means."""
-        joint, white = self.mixture.log_joint(x)
-        found = joint.topk(min(self.n_top, self.mixture.n_regions), dim=1).indices  # [n, T]
-        row = torch.arange(len(x), device=x.device).repeat_interleave(found.shape[1])
-        region = found.flatten()
-        value, inside = self.mixture.log_joint_at(x[row], region)
-        joint[row, region], white[row, region] = value, inside
-        return joint, white
+    def _considered(self, x: Tensor) -> Considered:
+        """What the mixture makes of rows; regions that can matter are worked out again in a form that loses nothing to cancellation."""
+        found = consider(self.mixture, x, self.gate)
+        slot = found.joint.topk(min(self.n_top, found.joint.shape[1]), dim=1).indices  # [n, T]
+        row = torch.arange(len(x), device=x.device).repeat_interleave(slot.shape[1])
+        slot = slot.flatten()
+        found.joint[row, slot], found.white[row, slot] = self.mixture.log_joint_at(x[row], found.region(row, slot))
+        return found
 
     def _encode(self, x: Tensor) -> Codes:
         if self.how == "additive":
             return self._additive(x)
-        joint, white = self._log_joint(x)
-        share, region = joint.softmax(dim=1).topk(1 if self.how == "hard" else min(self.n_top, self.mixture.n_regions), dim=1)  # [n, T]
+        found = self._considered(x)
+        share, slot = found.joint.softmax(dim=1).topk(1 if self.how == "hard" else min(self.n_top, found.joint.shape[1]), dim=1)  # [n, T]
         share = torch.ones_like(share) if self.how == "hard" else share
-        inside = white.gather(1, region[:, :, None].expand(-1, -1, self.mixture.rank))  # [n, T, R]
+        region = found.region(torch.arange(len(x), device=x.device)[:, None].expand_as(slot), slot)
+        inside = found.white.gather(1, slot[:, :, None].expand(-1, -1, self.mixture.rank))  # [n, T, R]
         z = self.mixture.coordinates(inside.flatten(0, 1), region.flatten()).view_as(inside)
         return self._codes(share, share[:, :, None] * z, region)
 

@@ -32,6 +32,7 @@ from armillary.errors import ArmillaryWarning, InputError
 from armillary.methods.mfa.adam import Ascent
 from armillary.methods.mfa.em import Shape, Sums, expect, maximise
 from armillary.methods.mfa.encoder import MFAEncoder
+from armillary.methods.mfa.gate import Gate
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.rotation import canonical
 from armillary.methods.mfa.solver import solve, sums_of
@@ -48,6 +49,8 @@ FLOOR = 1e-4
 DELAY, DECAY = 10, 0.6
 #: Least deviation of rows whose variances float32 can still tell from 0.
 SMALLEST = 1e-15
+#: Batches after which a gate is made anew.
+REFRESH = 16
 #: Share of a batch in the running mean of Adam's log-likelihoods.
 RECENT = 0.1
 #: A fall of the log-likelihood below this share of it is rounding.
@@ -78,6 +81,8 @@ class Fit(Consumer):
         self.sums: Sums | None = None
         self.n_steps = 0  # of stepwise EM
         self.ascent: Ascent | None = None
+        self.gate: Gate | None = None
+        self.n_batches = 0  # of this pass
         self.trace: list[float] = []  # mean log-likelihood in the rows' own units: on the sample, then of every exact pass
         self.recent = 0.0  # running mean of the log-likelihoods of Adam's batches
         self.record: dict[str, Any] = {}
@@ -99,7 +104,10 @@ class Fit(Consumer):
         if self.ascent is not None:
             self.recent += RECENT * (self.ascent.step(self._scaled(batch.x)) - self._shift - self.recent)
             return
-        sums = expect(self._now, self._scaled(batch.x))
+        if self.method.n_candidates is not None and (self.gate is None or self.n_batches % REFRESH == 0):
+            self.gate = Gate.of(self._now, self.method.n_candidates)
+        self.n_batches += 1
+        sums = expect(self._now, self._scaled(batch.x), self.gate)
         if self.stage == "exact":
             self._sums.add(sums)
             return
@@ -153,7 +161,7 @@ class Fit(Consumer):
 
     def _enter(self, stage: Stage) -> None:
         self.stage, self.epoch = stage, 0
-        self.sums = Sums.empty(self._now)
+        self.gate, self.n_batches, self.sums = None, 0, Sums.empty(self._now)
 
     def _begin(self) -> None:
         """Solve for the sample, and go on with all rows where there are more."""
@@ -169,20 +177,30 @@ class Fit(Consumer):
         method = self.method
         if method.solver == "adam":
             self.mixture, self.record = first, {"n_rows_in_memory": len(rows)}
-            self.trace = [sums_of(first, rows).log_likelihood - self._shift]
+            self.trace = [sums_of(first, rows, method.n_candidates).log_likelihood - self._shift]
             self.recent, self.stage, self.epoch = self.trace[-1], "adam", 0
             self.ascent = Ascent(first, self._shape, method.learning_rate)
             return
-        run = solve(rows, first, self._shape, n_steps=method.n_iter, tol=method.tol, moves=method.split_merge, seed=self.seed)
+        is_all = len(rows) == n
+        run = solve(
+            rows,
+            first,
+            self._shape,
+            n_steps=method.n_iter if is_all or method.n_candidates is None else 0,  # of many regions what follows does as much
+            tol=method.tol,
+            moves=method.split_merge,
+            seed=self.seed,
+            n_candidates=method.n_candidates,
+        )
         self.mixture = run.mixture
         self.trace = [value - self._shift for value in run.trace]
         self.record = {"n_rows_in_memory": len(rows), "n_iter": len(run.trace), "n_moves": run.n_moves}
-        if len(rows) == n or (self.method.solver == "em" and not self.method.n_passes):
+        if is_all or (self.method.solver == "em" and not self.method.n_passes):
             self._enter("done")
         else:
             self._enter("stepwise" if self.method.solver == "stepwise" else "exact")
             if self.stage == "stepwise":  # which begins from the sample, so that the first batches do not undo what is known
-                self.sums = sums_of(self._now, rows)
+                self.sums = sums_of(self._now, rows, self.method.n_candidates)
 
     def _measure(self, n: int) -> None:
         """The mean, the scale and the floor of the noise."""
@@ -218,14 +236,14 @@ class Fit(Consumer):
         self.mixture = maximise(self._sums, self._now, self._shape)
         is_done = self.epoch == self.method.n_passes or gain < self.method.tol
         self.stage = "done" if is_done else "exact"
-        self.sums = Sums.empty(self._now)
+        self.gate, self.n_batches, self.sums = None, 0, Sums.empty(self._now)
 
     # ------------------------------------------------------------ states
 
     def state(self) -> Mapping[str, Any]:
-        numbers = {"stage": self.stage, "epoch": self.epoch, "n_steps": self.n_steps, "scale": self.scale, "floor": self.floor}
-        mixture = None if self.mixture is None else {one.name: getattr(self.mixture, one.name) for one in fields(Mixture)}
-        sums = None if self.sums is None else {one.name: getattr(self.sums, one.name) for one in fields(Sums)}
+        numbers: dict[str, Any] = {"stage": self.stage, "epoch": self.epoch, "n_steps": self.n_steps, "n_batches": self.n_batches}
+        numbers |= {"scale": self.scale, "floor": self.floor, "gate": None if self.gate is None else _parts(self.gate)}
+        mixture, sums = (None if value is None else _parts(value) for value in (self.mixture, self.sums))
         parts = {"sample": self.sample.state(), "moments": self.moments.state(), "mixture": mixture, "sums": sums}
         ascent = None if self.ascent is None else self.ascent.state()
         told = {"mean": self.mean, "trace": list(self.trace), "record": dict(self.record), "recent": self.recent, "ascent": ascent}
@@ -237,7 +255,8 @@ class Fit(Consumer):
         self.trace, self.record = list(state["trace"]), dict(state["record"])
         self.mixture = None if state["mixture"] is None else Mixture(**state["mixture"])
         self.sums = None if state["sums"] is None else Sums(**state["sums"])
-        self.recent = state["recent"]
+        self.recent, self.n_batches = state["recent"], state["n_batches"]
+        self.gate = None if state["gate"] is None else Gate(**state["gate"])
         if state["ascent"] is not None:
             self.ascent = Ascent(self._now, self._shape, self.method.learning_rate)
             self.ascent.load(state["ascent"])
@@ -264,8 +283,14 @@ class Fit(Consumer):
         found = Mixture(mixture.log_weight[order], centroids[order], loadings[order], noise)
         dictionary = Dictionary.of_regions(found.centroids, found.loadings)
         record = {**self.record, "log_likelihood": self.trace[-1], "n_dead": int((found.log_weight < -20).sum())}
+        n_candidates = self.method.n_candidates
+        gate = None if n_candidates is None else Gate.of(found, n_candidates)
         curve = [{"step": i, "log_likelihood": value} for i, value in enumerate(self.trace, 1)]
-        return Decomposition(dictionary, MFAEncoder(found), **one_to_one(self.layout), provenance={**record, "curve": curve})
+        return Decomposition(dictionary, MFAEncoder(found, gate=gate), **one_to_one(self.layout), provenance={**record, "curve": curve})
 
     def describe(self) -> str:
         return self.stage if not self.trace else f"{self.stage}, {self.trace[-1]:.5g} nats per row"
+
+
+def _parts(value: Mixture | Sums | Gate) -> dict[str, Any]:
+    return {one.name: getattr(value, one.name) for one in fields(value)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, final
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from armillary.core.decomposition import Decomposition
 from armillary.core.method import Consumer, Method
@@ -16,6 +16,7 @@ from armillary.core.rows import Rows, width
 from armillary.errors import InputError, ShapeError
 from armillary.methods.mfa.em import Noise
 from armillary.methods.mfa.fit import Fit
+from armillary.methods.mfa.gate import CANDIDATES, MANY
 
 #: Rows that are held in memory by default: at least so many, and so many per region.
 MAX_ROWS, ROWS_PER_REGION = 16_384, 100
@@ -45,6 +46,8 @@ class MFA(Method):
     """Clusters of a sketch and their principal axes, or random rows and small random loadings."""
     solver: Literal["stepwise", "em", "adam"] = "stepwise"
     """After the sample: a pass in random order that learns from every batch and then exact passes, or exact passes alone; or gradients."""
+    gating: Literal["auto"] | PositiveInt | None = "auto"
+    """Regions considered for a row: so many, all (None), or 16 from 512 regions on."""
     split_merge: bool = True
     """Whether regions that hold two clusters are split at the cost of regions that others could do without."""
     n_iter: int = Field(default=50, ge=0)
@@ -61,6 +64,13 @@ class MFA(Method):
     """Rows per step of Adam, over all ranks."""
     learning_rate: float = Field(default=5e-3, gt=0)
     """Of Adam."""
+
+    @property
+    def n_candidates(self) -> int | None:
+        """Regions considered for a row; None for all."""
+        if self.gating == "auto":
+            return CANDIDATES if self.n_regions >= MANY else None
+        return None if self.gating is None or self.gating >= self.n_regions else self.gating
 
     @property
     def n_in_memory(self) -> int:

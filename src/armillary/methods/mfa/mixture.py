@@ -124,6 +124,23 @@ class Mixture:
         distance = size - 2 * out[:, :, 0] + squared - white.square().sum(2)
         return self.constant.to(x.dtype) - distance / 2, white
 
+    # ------------------------------------------------------------ some regions per row
+
+    def log_joint_of(self, x: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Of rows x [n, D] and some regions [n, C] each, region by region.
+
+        Returns:
+            [n, C] log pi_k + log p(x | k), and [n, C, R] the white coordinates.
+        """
+        n, c = regions.shape
+        value, white = x.new_empty(n * c), x.new_empty(n * c, self.rank)
+        for k, pairs in grouped(regions.flatten()):
+            d = x[pairs // c] - self.centroids[k]
+            inside = d @ self.whitener[k].T
+            distance = d.square_() @ self.precision[k % len(self.precision)] - inside.square().sum(1)
+            value[pairs], white[pairs] = self.constant[k].to(x.dtype) - distance / 2, inside
+        return value.view(n, c), white.view(n, c, self.rank)
+
     # ------------------------------------------------------------ one region per row
 
     def log_joint_at(self, x: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:

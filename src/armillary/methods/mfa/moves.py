@@ -18,28 +18,32 @@ import torch
 from torch import Tensor
 
 from armillary.methods.mfa.em import Shape, expect, maximise
+from armillary.methods.mfa.gate import Gate, consider
 from armillary.methods.mfa.mixture import Mixture, grouped
 from armillary.methods.mfa.start import around, cluster, sketch
 
 #: Rows of a region that a split is tried on, at most; steps of EM of a try.
 TRIED, STEPS = 2000, 3
+#: Regions that are tried in a round, those of most rows.
+TRIES = 512
 #: Entries of the largest temporary array, 128 MB in float32.
 CHUNK = 1 << 25
 #: A move has to gain so many times what it costs.
 MARGIN = 1.2
 
 
-def moved(mixture: Mixture, x: Tensor, shape: Shape, *, seed: int) -> tuple[Mixture, int]:
+def moved(mixture: Mixture, x: Tensor, shape: Shape, gate: Gate | None = None, *, seed: int) -> tuple[Mixture, int]:
     """The mixture after one round of moves on rows x [n, D], and how many there were.
 
     Args:
         mixture: where to begin.
         x: rows that are held in memory.
         shape: what it shall be.
+        gate: of the mixture, where not all regions are considered for a row.
         seed: of the splits.
     """
-    region, loss = losses(mixture, x)
-    own = dict(grouped(region))
+    region, loss = losses(mixture, x, gate)
+    own = dict(sorted(grouped(region), key=lambda one: -len(one[1]))[:TRIES])
     cheap = loss.argsort().tolist()
     tries = {k: split(mixture, k, x[rows], shape, seed=seed + k) for k, rows in own.items() if splits(mixture, len(rows))}
     gains = {k: gain for k, (_, gain) in tries.items()}
@@ -55,13 +59,17 @@ def moved(mixture: Mixture, x: Tensor, shape: Shape, *, seed: int) -> tuple[Mixt
     return mixture, n_moves
 
 
-def losses(mixture: Mixture, x: Tensor) -> tuple[Tensor, Tensor]:
+def losses(mixture: Mixture, x: Tensor, gate: Gate | None = None) -> tuple[Tensor, Tensor]:
     """[n] the region of each row, and [K] what rows would lose without each region."""
     n = mixture.n_regions
-    found = [mixture.log_joint(part)[0].topk(min(2, n), dim=1) for part in torch.split(x, max(1, CHUNK // (n * (2 + mixture.rank))))]
-    value, region = torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
-    gap = (value[:, 0] - value[:, -1]).double()
-    return region[:, 0], torch.zeros(n, dtype=torch.float64).index_add_(0, region[:, 0], gap)
+    regions, gaps = [], []
+    for part in torch.split(x, max(1, CHUNK // (n * (2 + mixture.rank)))):
+        found = consider(mixture, part, gate)
+        value, slot = found.joint.topk(min(2, found.joint.shape[1]), dim=1)
+        regions.append(found.region(torch.arange(len(part)), slot[:, 0]))
+        gaps.append((value[:, 0] - value[:, -1]).double())
+    region = torch.cat(regions)
+    return region, torch.zeros(n, dtype=torch.float64).index_add_(0, region, torch.cat(gaps))
 
 
 def splits(mixture: Mixture, n_rows: int) -> bool:

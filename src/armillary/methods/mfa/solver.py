@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from armillary.methods.mfa.em import Shape, Sums, expect, maximise
+from armillary.methods.mfa.gate import Gate
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.moves import moved
 
 #: Entries of the largest temporary array, 128 MB in float32.
 CHUNK = 1 << 25
+#: Rows that are worked on together where there is a gate: enough for every region to have some.
+GATED = 1 << 15
 #: Steps before the first round of moves, and after each; rounds at most.
 SETTLE, ROUNDS = 5, 10
 
@@ -29,16 +32,18 @@ class Run:
         shape: what it shall be.
         trace: mean log-likelihood before each step.
         n_moves: regions that were split at another's cost.
+        n_candidates: regions that are considered for a row; None for all.
     """
 
     mixture: Mixture
     shape: Shape
     trace: list[float] = field(default_factory=list)
     n_moves: int = 0
+    n_candidates: int | None = None
 
     def step(self, x: Tensor) -> float:
         """One step of EM; by how much the one before it raised the log-likelihood."""
-        sums = sums_of(self.mixture, x)
+        sums = sums_of(self.mixture, x, self.n_candidates)
         self.trace.append(sums.log_likelihood)
         self.mixture = maximise(sums, self.mixture, self.shape)
         return self.trace[-1] - self.trace[-2] if len(self.trace) > 1 else float("inf")
@@ -50,15 +55,26 @@ class Run:
                 break
 
 
-def sums_of(mixture: Mixture, x: Tensor) -> Sums:
+def sums_of(mixture: Mixture, x: Tensor, n_candidates: int | None = None) -> Sums:
     """The sums of all rows, part by part."""
-    sums = Sums.empty(mixture)
-    for part in torch.split(x, max(1, CHUNK // (mixture.n_regions * (2 + mixture.rank)))):
-        sums.add(expect(mixture, part))
+    sums, gate = Sums.empty(mixture), gate_of(mixture, n_candidates)
+    for part in torch.split(x, part_size(mixture, n_candidates)):
+        sums.add(expect(mixture, part, gate))
     return sums
 
 
-def solve(x: Tensor, start: Mixture, shape: Shape, *, n_steps: int, tol: float, moves: bool, seed: int) -> Run:
+def gate_of(mixture: Mixture, n_candidates: int | None) -> Gate | None:
+    return None if n_candidates is None else Gate.of(mixture, n_candidates)
+
+
+def part_size(mixture: Mixture, n_candidates: int | None) -> int:
+    """Rows that are worked on together."""
+    return max(1, CHUNK // (mixture.n_regions * (2 + mixture.rank))) if n_candidates is None else GATED
+
+
+def solve(
+    x: Tensor, start: Mixture, shape: Shape, *, n_steps: int, tol: float, moves: bool, seed: int, n_candidates: int | None = None
+) -> Run:
     """A mixture of rows.
 
     Args:
@@ -69,17 +85,18 @@ def solve(x: Tensor, start: Mixture, shape: Shape, *, n_steps: int, tol: float, 
         tol: nats per row that a step has to gain.
         moves: whether regions are split and given up.
         seed: of the moves.
+        n_candidates: regions that are considered for a row; None for all.
     """
-    run = Run(start, shape)
+    run = Run(start, shape, n_candidates=n_candidates)
     run.settle(x, SETTLE, tol)
     for i in range(ROUNDS if moves and start.n_regions > 1 else 0):
-        before, log_likelihood = run.mixture, sums_of(run.mixture, x).log_likelihood
-        run.mixture, n = moved(run.mixture, x, shape, seed=seed + 1000 * i)
+        before, log_likelihood = run.mixture, sums_of(run.mixture, x, n_candidates).log_likelihood
+        run.mixture, n = moved(run.mixture, x, shape, gate_of(run.mixture, n_candidates), seed=seed + 1000 * i)
         if n == 0:
             break
         trace = list(run.trace)
         run.settle(x, SETTLE, tol)
-        if sums_of(run.mixture, x).log_likelihood <= log_likelihood:
+        if sums_of(run.mixture, x, n_candidates).log_likelihood <= log_likelihood:
             run.mixture, run.trace = before, trace
             break
         run.n_moves += n

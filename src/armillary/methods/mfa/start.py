@@ -30,6 +30,8 @@ from armillary.methods.mfa.mixture import Mixture, grouped
 SKETCH = 64
 #: Centres that are merged, per region.
 OVER = 2
+#: Rows that seeds are drawn from, at most: so many, and so many per centre.
+SEEDED, ROWS_PER_CENTRE = 16_384, 16
 #: Steps of Lloyd's iteration after merging.
 STEPS = 10
 #: Further axes, and rounds, of randomised subspace iteration; widths up to which it is exact.
@@ -101,7 +103,8 @@ def principal(x: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor,
 def cluster(x: Tensor, n_regions: int, generator: torch.Generator) -> Tensor:
     """[n] the region of each row: over-seeded, merged and refined."""
     n_centres = min(OVER * n_regions, len(x))
-    centres = refine(x, plus_plus(x, n_centres, generator))[1]
+    seeded = x[torch.randperm(len(x), generator=generator)[: max(SEEDED, ROWS_PER_CENTRE * n_centres)]]
+    centres = refine(seeded, plus_plus(seeded, n_centres, generator))[1]
     if n_centres > n_regions:
         count = torch.bincount(nearest_centroid(x, centres), minlength=n_centres)
         group = torch.from_numpy(ward(centres.double().numpy(), count.double().numpy(), n_regions))
