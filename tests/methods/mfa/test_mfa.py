@@ -51,12 +51,13 @@ def test_exact_passes_never_lower_the_log_likelihood() -> None:
     assert curve == sorted(curve) and curve[-1] > curve[0] + 0.01
 
 
-def test_one_stepwise_pass_is_as_good_as_four_exact_ones() -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_one_stepwise_pass_is_as_good_as_four_exact_ones(seed: int) -> None:
     """Experiment 8, from the same start on few rows."""
     data = draw(20_000, k=12, d=24, r=3, apart=2.0)
-    told: dict[str, Any] = {"n_regions": 12, "rank": 3, "max_rows": 600, "batch_size": 1000, "n_iter": 0, "split_merge": False, "tol": 0}
-    stepwise = arm.MFA(**told, solver="stepwise", n_passes=0).fit(data.x.float())
-    exact = arm.MFA(**told, solver="em", n_passes=4).fit(data.x.float())
+    told: dict[str, Any] = {"n_regions": 12, "rank": 3, "max_rows": 600, "n_iter": 0, "split_merge": False, "tol": 0}
+    stepwise = arm.MFA(**told, solver="stepwise", n_passes=0).fit(data.x.float(), seed=seed)
+    exact = arm.MFA(**told, solver="em", n_passes=4).fit(data.x.float(), seed=seed)
     assert score(stepwise, data.held_out.float()) >= score(exact, data.held_out.float())
 
 

@@ -49,6 +49,8 @@ FLOOR = 1e-4
 DELAY, DECAY = 10, 0.6
 #: Least deviation of rows whose variances float32 can still tell from 0.
 SMALLEST = 1e-15
+#: Rows of a step of stepwise EM: at least so many, and so many per region.
+STEP_ROWS, ROWS_PER_REGION = 512, 16
 #: Batches after which a gate is made anew.
 REFRESH = 16
 #: Share of a batch in the running mean of Adam's log-likelihoods.
@@ -107,14 +109,22 @@ class Fit(Consumer):
         if self.method.n_candidates is not None and (self.gate is None or self.n_batches % REFRESH == 0):
             self.gate = Gate.of(self._now, self.method.n_candidates)
         self.n_batches += 1
-        sums = expect(self._now, self._scaled(batch.x), self.gate)
+        x = self._scaled(batch.x)
         if self.stage == "exact":
-            self._sums.add(sums)
+            self._sums.add(expect(self._now, x, self.gate))
             return
+        step = max(STEP_ROWS, ROWS_PER_REGION * self.method.n_regions)  # short steps learn more from a pass
+        for part in torch.tensor_split(x, max(1, self.method.batch_size // step)):
+            self._step(part)
+
+    def _step(self, x: Tensor) -> None:
+        """A step of stepwise EM on rows of all ranks, of which x [n, D] are this one's."""
+        sums = expect(self._now, x, self.gate)
         distributed.sum_(*sums.tensors)
-        self.n_steps += 1
-        self._sums.step(sums, min(1.0, (self.n_steps + DELAY) ** -DECAY))
-        self.mixture = maximise(self._sums, self._now, self._shape)
+        if sums.total[1] > 0:
+            self.n_steps += 1
+            self._sums.step(sums, (self.n_steps + DELAY) ** -DECAY)
+            self.mixture = maximise(self._sums, self._now, self._shape)
 
     @property
     def _now(self) -> Mixture:
