@@ -196,14 +196,27 @@ def test_a_merged_region_is_split_at_the_cost_of_one_that_is_there_twice() -> No
     first = merged(x, data.region, shape)
     stuck, _ = em(data.x, shape, 60, first.to(torch.float64))
     assert log_likelihood(stuck, data.held_out) < data.oracle - 2
-    region, loss = losses(stuck, data.x)
-    assert {int(i) for i in loss.argsort()[:2]} == {1, 2}
+    region, loss, heir = losses(stuck, data.x)
+    assert {int(i) for i in loss.argsort()[:2]} == {1, 2} and (heir[1], heir[2]) == (2, 1)
     gains = [split(stuck, k, data.x[region == k], shape, seed=0)[1] for k in range(4)]
     assert int(np.argmax(gains)) == 0 and gains[0] > 10 * loss[1]
     after, n = moved(stuck, data.x, shape, seed=0)
     assert n == 1 and float(after.log_weight.logsumexp(0)) == pytest.approx(0, abs=1e-9)
     run = solve(x, first, shape, n_steps=30, tol=1e-3, moves=True, seed=0)
     assert run.n_moves >= 1 and log_likelihood(run.mixture.to(torch.float64), data.held_out) > data.oracle - 1
+
+
+def test_of_two_regions_that_hold_the_same_rows_one_stays() -> None:
+    """Each alone could go, as the other holds its rows; both at once could not."""
+    data = draw(4000, k=5, d=16, r=2)
+    wrong = data.region.clone()
+    wrong[(data.region == 1) | (data.region == 2)] = 0  # three regions in one
+    for twin, k in ((1, 3), (2, 3)):
+        wrong[(data.region == k) & (torch.arange(4000) % 3 == twin)] = twin  # and one in three
+    shape = Shape(5, 2, "diagonal", 1e-4)
+    stuck, _ = em(data.x, shape, 40, around(data.x.float(), wrong, shape, torch.Generator().manual_seed(0)).to(torch.float64))
+    before, after = (float(torch.logsumexp(m.log_joint(data.x)[0], 1).mean()) for m in (stuck, moved(stuck, data.x, shape, seed=0)[0]))
+    assert after > before
 
 
 def test_nothing_is_moved_where_the_truth_is_known() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +33,9 @@ CHUNK = 1 << 25
 MARGIN = 1.2
 
 
-def moved(mixture: Mixture, x: Tensor, shape: Shape, gate: Gate | None = None, *, seed: int) -> tuple[Mixture, int]:
+def moved(
+    mixture: Mixture, x: Tensor, shape: Shape, gate: Gate | None = None, *, seed: int, most: int | None = None
+) -> tuple[Mixture, int]:
     """The mixture after one round of moves on rows x [n, D], and how many there were.
 
     Args:
@@ -41,35 +44,44 @@ def moved(mixture: Mixture, x: Tensor, shape: Shape, gate: Gate | None = None, *
         shape: what it shall be.
         gate: of the mixture, where not all regions are considered for a row.
         seed: of the splits.
+        most: moves at most.
     """
-    region, loss = losses(mixture, x, gate)
+    region, loss, heir = losses(mixture, x, gate)
     own = dict(sorted(grouped(region), key=lambda one: -len(one[1]))[:TRIES])
     cheap = loss.argsort().tolist()
     tries = {k: split(mixture, k, x[rows], shape, seed=seed + k) for k, rows in own.items() if splits(mixture, len(rows))}
     gains = {k: gain for k, (_, gain) in tries.items()}
-    done: set[int] = set()
+    taken: set[int] = set()  # regions that were split, given up, or hold the rows of one that was
     n_moves = 0
     for k in sorted(gains, key=lambda k: -gains[k]):
-        gone = next((j for j in cheap if j not in done and j != k), None)
-        if gone is None or k in done or gains[k] <= MARGIN * float(loss[gone]):
+        gone = next((j for j in cheap if j not in taken and j != k and heir[j] != k), None)
+        if n_moves == most:
+            break
+        if gone is None or k in taken or gains[k] <= MARGIN * float(loss[gone]):
             continue
         mixture = put(mixture, [k, gone], tries[k][0])
-        done |= {k, gone}
+        taken |= {k, gone, heir[gone]}
         n_moves += 1
     return mixture, n_moves
 
 
-def losses(mixture: Mixture, x: Tensor, gate: Gate | None = None) -> tuple[Tensor, Tensor]:
-    """[n] the region of each row, and [K] what rows would lose without each region."""
+def losses(mixture: Mixture, x: Tensor, gate: Gate | None = None) -> tuple[Tensor, Tensor, list[int]]:
+    """[n] the region of each row, [K] what rows would lose without each region, and [K] the region that most of them would fall to."""
     n = mixture.n_regions
-    regions, gaps = [], []
+    regions, seconds, gaps = [], [], []
     for part in torch.split(x, max(1, CHUNK // (n * (2 + mixture.rank)))):
         found = consider(mixture, part, gate)
         value, slot = found.joint.topk(min(2, found.joint.shape[1]), dim=1)
-        regions.append(found.region(torch.arange(len(part)), slot[:, 0]))
+        row = torch.arange(len(part))
+        regions.append(found.region(row, slot[:, 0]))
+        seconds.append(found.region(row, slot[:, -1]))
         gaps.append((value[:, 0] - value[:, -1]).double())
     region = torch.cat(regions)
-    return region, torch.zeros(n, dtype=torch.float64).index_add_(0, region, torch.cat(gaps))
+    pair, count = np.unique((region * n + torch.cat(seconds)).numpy(), return_counts=True)
+    heir = np.arange(n)
+    order = count.argsort(kind="stable")
+    heir[pair[order] // n] = pair[order] % n  # of several the last, which has most rows
+    return region, torch.zeros(n, dtype=torch.float64).index_add_(0, region, torch.cat(gaps)), heir.tolist()
 
 
 def splits(mixture: Mixture, n_rows: int) -> bool:

@@ -54,6 +54,19 @@ class Run:
             if self.step(x) < tol and i > 1:
                 break
 
+    def move(self, x: Tensor, tol: float, *, seed: int, most: int | None = None) -> bool:
+        """Make a round of moves, settle, and keep what came of it if it is likelier; whether it was."""
+        before, trace = self.mixture, list(self.trace)
+        level = sums_of(before, x, self.n_candidates).log_likelihood
+        self.mixture, n = moved(before, x, self.shape, gate_of(before, self.n_candidates), seed=seed, most=most)
+        if n:
+            self.settle(x, SETTLE, tol)
+            if sums_of(self.mixture, x, self.n_candidates).log_likelihood > level:
+                self.n_moves += n
+                return True
+        self.mixture, self.trace = before, trace
+        return False
+
 
 def sums_of(mixture: Mixture, x: Tensor, n_candidates: int | None = None) -> Sums:
     """The sums of all rows, part by part."""
@@ -90,15 +103,8 @@ def solve(
     run = Run(start, shape, n_candidates=n_candidates)
     run.settle(x, SETTLE, tol)
     for i in range(ROUNDS if moves and start.n_regions > 1 else 0):
-        before, log_likelihood = run.mixture, sums_of(run.mixture, x, n_candidates).log_likelihood
-        run.mixture, n = moved(run.mixture, x, shape, gate_of(run.mixture, n_candidates), seed=seed + 1000 * i)
-        if n == 0:
+        # All moves at once, and where these do not help together, the best one alone.
+        if not (run.move(x, tol, seed=seed + 1000 * i) or run.move(x, tol, seed=seed + 1000 * i, most=1)):
             break
-        trace = list(run.trace)
-        run.settle(x, SETTLE, tol)
-        if sums_of(run.mixture, x, n_candidates).log_likelihood <= log_likelihood:
-            run.mixture, run.trace = before, trace
-            break
-        run.n_moves += n
     run.settle(x, n_steps, tol)
     return run

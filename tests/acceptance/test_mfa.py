@@ -1,0 +1,182 @@
+"""The research note's experiments on mixtures of factor analyzers (section 11) at full size: `make acceptance`.
+
+The numbers of its section 9 stand beside the thresholds where they were measured there.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor
+
+import armillary as arm
+from armillary.methods.mfa.encoder import MFAEncoder
+from armillary.methods.mfa.mixture import Mixture
+from armillary.methods.mfa.regions import mixture_of
+from mixtures import Drawn, draw
+
+pytestmark = pytest.mark.acceptance
+
+
+def nll(fit: arm.Decomposition, x: Tensor) -> float:
+    assert isinstance(fit.encoder, MFAEncoder)
+    return -float(fit.encoder.log_likelihood(x.float()).double().mean())
+
+
+def matched(found: Mixture, truth: Mixture) -> list[tuple[int, int]]:
+    """(region found, planted region), by centroids."""
+    return list(zip(*linear_sum_assignment(torch.cdist(found.centroids.double(), truth.centroids)), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_5_planted_regions_are_recovered(seed: int) -> None:
+    """The note: 83.8 where the truth has 83.2, after two moves; without moves 97.6 to 111."""
+    data = draw(20_000, k=16, d=64, r=4, held_out=5000, seed=seed)
+    fit = arm.MFA(n_regions=16, rank=4).fit(data.x.float(), seed=seed)
+    found = mixture_of(fit)
+    assert nll(fit, data.held_out) < -data.oracle + 1
+    assert adjusted_rand_score(data.held_out_region, fit.encoder.regions(data.held_out.float())) >= 0.99  # type: ignore[attr-defined]
+    assert (found.noise / data.mixture.noise - 1).abs().max() < 0.15
+    for ours, theirs in matched(found, data.mixture):
+        one, other = (torch.linalg.qr(w.double().T)[0] for w in (found.loadings[ours], data.mixture.loadings[theirs]))
+        assert torch.linalg.svdvals(one.T @ other).min() >= 0.99
+        away = found.centroids[ours].double() - data.mixture.centroids[theirs]
+        along = torch.linalg.lstsq(data.mixture.loadings[theirs].T, away[:, None]).solution[:, 0]  # in standard deviations
+        assert along.abs().max() < 0.2
+
+
+def test_5_planted_ranks_are_found_within_one() -> None:
+    data = _of_mixed_rank()
+    fit = arm.MFA(n_regions=12, rank=6).fit(data.x.float(), seed=0)
+    ranks = arm.mfa.effective_ranks(fit)
+    pairs = matched(mixture_of(fit), data.mixture)
+    planted = [1 + theirs % 6 for _, theirs in pairs]
+    off = np.abs(np.array([int(ranks[ours]) for ours, _ in pairs]) - planted)
+    assert (off <= 1).mean() >= 0.9
+
+
+def _of_mixed_rank() -> Drawn:
+    """Twelve regions whose k-th has 1 + k mod 6 loadings."""
+    data = draw(20_000, k=12, d=64, r=6)
+    g = torch.Generator().manual_seed(1)
+    loadings = data.mixture.loadings.clone()
+    for k in range(12):
+        loadings[k, 1 + k % 6 :] = 0
+    z = torch.randn(len(data.x), 6, generator=g, dtype=torch.float64)
+    inside = torch.einsum("nr,nrd->nd", z, loadings[data.region])
+    x = (
+        data.mixture.centroids[data.region]
+        + inside
+        + data.mixture.noise.sqrt() * torch.randn(data.x.shape, generator=g, dtype=torch.float64)
+    )
+    return Drawn(
+        x, data.region, x[:0], data.region[:0], Mixture(data.mixture.log_weight, data.mixture.centroids, loadings, data.mixture.noise)
+    )
+
+
+def test_6_the_planted_number_of_regions_is_the_elbow() -> None:
+    """The note: held-out 49.7, 44.6, 34.4, 34.2, 34.2 at 4, 6, 8, 10 and 14 regions, the truth 33.99."""
+    data = draw(12_000, k=8, d=24, r=3)
+    fits = {k: arm.MFA(n_regions=k, rank=3).fit(data.x.float(), seed=0) for k in (4, 6, 8, 10, 14)}
+    held_out = {k: nll(fit, data.held_out) for k, fit in fits.items()}
+    assert held_out[4] - held_out[6] > 1 and held_out[6] - held_out[8] > 1 and held_out[8] - min(held_out.values()) < 0.5
+    bic = {k: arm.mfa.criteria(fit, data.x.float()).bic.value for k, fit in fits.items()}
+    assert min(bic, key=lambda k: bic[k]) == 8  # type: ignore[arg-type, return-value]
+
+
+def test_3_gated_fits_end_where_whole_ones_do() -> None:
+    data = draw(30_000, k=32, d=48, r=4)
+    told: dict[str, Any] = {"n_regions": 32, "rank": 4, "split_merge": False}
+    scores = [nll(arm.MFA(**told, gating=gating).fit(data.x.float(), seed=0), data.held_out) for gating in (None, 12)]
+    assert scores[1] < scores[0] + 0.05
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
+def test_7_more_likely_than_by_gradients_at_every_scale(scale: float) -> None:
+    """The note: 97.6 after 5 passes where gradients had 246 after one and 118 after twenty; ten times the rows 243 and 4,047."""
+    data = draw(20_000, k=16, d=64, r=4)
+    x, held_out = scale * data.x.float(), scale * data.held_out
+    told: dict[str, Any] = {"n_regions": 16, "rank": 4, "split_merge": False}
+    em, plain = (arm.MFA(**told, n_iter=20).fit(rows, seed=0) for rows in (x, data.x.float()))
+    adam = arm.MFA(**told, solver="adam", n_passes=20).fit(x, seed=0)
+    assert nll(em, held_out) < nll(adam, held_out) + 0.5
+    assert nll(em, held_out) - 64 * math.log(scale) == pytest.approx(nll(plain, data.held_out), abs=0.01)
+
+
+MANIFOLDS = ["circle", "torus", "roll"]
+
+
+@pytest.mark.parametrize("kind", MANIFOLDS)
+def test_12_loadings_are_tangents_of_manifolds(kind: str) -> None:
+    """A fork's Adam baseline leaves four fifths of the regions dead on such rows."""
+    x, tangents = _manifold(kind, 20_000)
+    n_regions, rank = (24, 1) if kind == "circle" else (100, 2)
+    fit = arm.MFA(n_regions=n_regions, rank=rank, noise="isotropic").fit(x, seed=0)
+    encoder = fit.encoder
+    assert isinstance(encoder, MFAEncoder)
+    region = encoder.regions(x)
+    basis = torch.linalg.qr(encoder.mixture.loadings.mT)[0]  # [K, D, R]
+    overlap = torch.einsum("ndr,nds->nrs", basis[region], tangents).square().sum((1, 2)) / rank  # mean cos^2 of principal angles
+    assert float(overlap.mean()) >= 0.95
+    assert len(region.unique()) > 0.9 * n_regions
+
+
+def _manifold(kind: str, n: int) -> tuple[Tensor, Tensor]:
+    """Rows in 128 dimensions and orthonormal tangents [n, 128, rank]."""
+    g = torch.Generator().manual_seed(0)
+    u, v = 2 * math.pi * torch.rand(n, generator=g), 2 * math.pi * torch.rand(n, generator=g)
+    zero = torch.zeros(n)
+    if kind == "circle":
+        x, tangents = torch.stack([u.cos(), u.sin()], 1) * 3, [torch.stack([-u.sin(), u.cos()], 1)]
+    elif kind == "torus":
+        x = torch.stack([(3 + v.cos()) * u.cos(), (3 + v.cos()) * u.sin(), v.sin()], 1)
+        tangents = [torch.stack([-u.sin(), u.cos(), zero], 1), torch.stack([-v.sin() * u.cos(), -v.sin() * u.sin(), v.cos()], 1)]
+    else:
+        t, h = 1.5 * math.pi * (1 + 2 * torch.rand(n, generator=g)), 10 * torch.rand(n, generator=g)
+        x = torch.stack([t * t.cos(), h, t * t.sin()], 1)
+        along = torch.stack([t.cos() - t * t.sin(), zero, t.sin() + t * t.cos()], 1)
+        tangents = [torch.nn.functional.normalize(along, dim=1), torch.stack([zero, zero + 1, zero], 1)]
+    frame = torch.linalg.qr(torch.randn(128, x.shape[1], generator=g))[0]
+    rows = x @ frame.T + 0.02 * torch.randn(n, 128, generator=g)
+    return rows, torch.stack([one @ frame.T for one in tangents], dim=2)
+
+
+def test_13_additive_readings_hold_two_blocks_at_once() -> None:
+    """The literature: R^2 0.38 as a mixture and 0.88 as a sum."""
+    g = torch.Generator().manual_seed(0)
+    blocks = torch.linalg.qr(torch.randn(32, 16, generator=g))[0].T.reshape(8, 2, 32)
+    on = torch.rand(20_000, 8, generator=g).argsort(1)[:, :2]
+    x = torch.einsum("ntr,ntrd->nd", 2 * torch.randn(20_000, 2, 2, generator=g), blocks[on]) + 0.05 * torch.randn(20_000, 32, generator=g)
+    fit = arm.MFA(n_regions=8, rank=2, noise="isotropic").fit(x, seed=0)
+
+    def explained(how: Any, n_top: int) -> float:
+        return 1 - float((x - fit.with_encoder(arm.mfa.Reading(how=how, n_top=n_top)).reconstruct(x)).square().sum() / x.square().sum())
+
+    assert explained("soft", 8) < 0.8 and explained("additive", 2) > 0.95
+
+
+def test_14_regions_of_a_language_model(tmp_path: Path) -> None:
+    """arm-small, layer 3. The note's byte model: 0.191 of the squares left by centroids, 0.067 with offsets, entropy 0.05 nats."""
+    lm = arm.LanguageModel("arm-small")
+    rows = arm.harvest(lm, arm.reference_texts(160), ["resid_post.3"], out=tmp_path / "acts")["resid_post.3"]
+    x = rows.read(np.random.default_rng(0).permutation(rows.n_rows)[:24_000]).float()
+    train, held_out = x[:20_000], x[20_000:]
+    fit = arm.MFA(n_regions=64, rank=8).fit(train, seed=0)
+    encoder = fit.encoder
+    assert isinstance(encoder, MFAEncoder)
+    share = encoder.responsibilities(held_out)
+    assert float(torch.special.entr(share).sum(1).mean()) < 0.2
+    region, total = encoder.regions(held_out), (held_out - held_out.mean(0)).square().sum()
+    centroids = float((held_out - encoder.mixture.centroids[region]).square().sum() / total)
+    whole = float((held_out - fit.reconstruct(held_out)).square().sum() / total)
+    assert whole < 0.75 * centroids
+    one = arm.MFA(n_regions=1, rank=8).fit(train, seed=0)
+    isotropic = arm.MFA(n_regions=64, rank=8, noise="isotropic").fit(train, seed=0)
+    assert nll(fit, held_out) < min(nll(one, held_out), nll(isotropic, held_out))
