@@ -32,7 +32,7 @@ from armillary.errors import ArmillaryWarning, InputError
 from armillary.methods.mfa.adam import Ascent
 from armillary.methods.mfa.em import Shape, Sums, expect, maximise
 from armillary.methods.mfa.encoder import MFAEncoder
-from armillary.methods.mfa.gate import Gate
+from armillary.methods.mfa.gate import MANY, PROBED, Gate, gate_for
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.rotation import canonical
 from armillary.methods.mfa.solver import solve, sums_of
@@ -84,6 +84,7 @@ class Fit(Consumer):
         self.n_steps = 0  # of stepwise EM
         self.ascent: Ascent | None = None
         self.gate: Gate | None = None
+        self.probe = torch.zeros(0, width(layout))  # rows that gates are tried on
         self.n_batches = 0  # of this pass
         self.trace: list[float] = []  # mean log-likelihood in the rows' own units: on the sample, then of every exact pass
         self.recent = 0.0  # running mean of the log-likelihoods of Adam's batches
@@ -106,8 +107,8 @@ class Fit(Consumer):
         if self.ascent is not None:
             self.recent += RECENT * (self.ascent.step(self._scaled(batch.x)) - self._shift - self.recent)
             return
-        if self.method.n_candidates is not None and (self.gate is None or self.n_batches % REFRESH == 0):
-            self.gate = Gate.of(self._now, self.method.n_candidates)
+        if self.n_batches == 0 or (self.stage == "stepwise" and self.n_batches % REFRESH == 0):
+            self.gate = gate_for(self._now, self.method.n_candidates, self.probe)
         self.n_batches += 1
         x = self._scaled(batch.x)
         if self.stage == "exact":
@@ -179,6 +180,7 @@ class Fit(Consumer):
         require_rows(self.method, n, d)
         self._measure(n)
         rows = self._scaled(self.sample.sample()[0])
+        self.probe = rows[:PROBED].clone()
         self.sample = Reservoir(1, self.seed)
         if self.start is not None:
             first = given_mixture(rows, self.start, self._shape, mean=self.mean, scale=self.scale, seed=self.seed)
@@ -196,7 +198,7 @@ class Fit(Consumer):
             rows,
             first,
             self._shape,
-            n_steps=method.n_iter if is_all or method.n_candidates is None else 0,  # of many regions what follows does as much
+            n_steps=method.n_iter if is_all or method.n_regions < MANY else 0,  # of many regions what follows does as much
             tol=method.tol,
             moves=method.split_merge,
             seed=self.seed,
@@ -256,7 +258,14 @@ class Fit(Consumer):
         mixture, sums = (None if value is None else _parts(value) for value in (self.mixture, self.sums))
         parts = {"sample": self.sample.state(), "moments": self.moments.state(), "mixture": mixture, "sums": sums}
         ascent = None if self.ascent is None else self.ascent.state()
-        told = {"mean": self.mean, "trace": list(self.trace), "record": dict(self.record), "recent": self.recent, "ascent": ascent}
+        told = {
+            "mean": self.mean,
+            "trace": list(self.trace),
+            "record": dict(self.record),
+            "recent": self.recent,
+            "ascent": ascent,
+            "probe": self.probe,
+        }
         return {**numbers, **parts, **told}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -265,7 +274,7 @@ class Fit(Consumer):
         self.trace, self.record = list(state["trace"]), dict(state["record"])
         self.mixture = None if state["mixture"] is None else Mixture(**state["mixture"])
         self.sums = None if state["sums"] is None else Sums(**state["sums"])
-        self.recent, self.n_batches = state["recent"], state["n_batches"]
+        self.recent, self.n_batches, self.probe = state["recent"], state["n_batches"], state["probe"]
         self.gate = None if state["gate"] is None else Gate(**state["gate"])
         if state["ascent"] is not None:
             self.ascent = Ascent(self._now, self._shape, self.method.learning_rate)
@@ -293,8 +302,8 @@ class Fit(Consumer):
         found = Mixture(mixture.log_weight[order], centroids[order], loadings[order], noise)
         dictionary = Dictionary.of_regions(found.centroids, found.loadings)
         record = {**self.record, "log_likelihood": self.trace[-1], "n_dead": int((found.log_weight < -20).sum())}
-        n_candidates = self.method.n_candidates
-        gate = None if n_candidates is None else Gate.of(found, n_candidates)
+        tried = gate_for(self._now, self.method.n_candidates, self.probe)
+        gate = None if tried is None else Gate.of(found, tried.n_candidates)
         curve = [{"step": i, "log_likelihood": value} for i, value in enumerate(self.trace, 1)]
         return Decomposition(dictionary, MFAEncoder(found, gate=gate), **one_to_one(self.layout), provenance={**record, "curve": curve})
 

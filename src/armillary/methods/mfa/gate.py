@@ -25,6 +25,8 @@ SKETCH, CANDIDATES = 256, 16
 #: A row is not explained where the squared distance to its nearest candidate is above its mean by so many standard deviations; rows of a
 #: batch that are compared with all regions for that, at most.
 DOUBTFUL, SHARE = 5.0, 0.02
+#: Nats per row that the bound may be below the log-likelihood before there are more candidates, and rows that this is looked at on.
+TOLERATED, PROBED = 0.01, 512
 #: Regions from which on a gate is used by default.
 MANY = 512
 #: Regions that are worked on together.
@@ -123,6 +125,16 @@ def consider(mixture: Mixture, x: Tensor, gate: Gate | None = None) -> Considere
         joint[far], regions[far] = whole.topk(gate.n_candidates, dim=1)
         white[far] = inside.gather(1, regions[far][:, :, None].expand(-1, -1, mixture.rank))
     return Considered(regions, joint, white)
+
+
+def gate_for(mixture: Mixture, n_candidates: int | None, probe: Tensor) -> Gate | None:
+    """A gate whose bound is near the log-likelihood of rows [n, D]: candidates are doubled until it is. None once they are all regions."""
+    while n_candidates is not None and n_candidates < mixture.n_regions:
+        gate = Gate.of(mixture, n_candidates)
+        if float(gap(mixture, gate, probe).mean()) <= TOLERATED:
+            return gate
+        n_candidates *= 2
+    return None
 
 
 def gap(mixture: Mixture, gate: Gate, x: Tensor) -> Tensor:

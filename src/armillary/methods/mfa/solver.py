@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from armillary.methods.mfa.em import Shape, Sums, expect, maximise
-from armillary.methods.mfa.gate import Gate
+from armillary.methods.mfa.gate import PROBED, Gate, gate_for
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.moves import moved
 
@@ -19,6 +19,8 @@ from armillary.methods.mfa.moves import moved
 CHUNK = 1 << 25
 #: Rows that are worked on together where there is a gate: enough for every region to have some.
 GATED = 1 << 15
+#: Steps that are looked at together.
+LATELY = 3
 #: Steps before the first round of moves, and after each; rounds at most.
 SETTLE, ROUNDS = 5, 10
 
@@ -49,16 +51,18 @@ class Run:
         return self.trace[-1] - self.trace[-2] if len(self.trace) > 1 else float("inf")
 
     def settle(self, x: Tensor, n_steps: int, tol: float) -> None:
-        """Steps until one gains less than `tol` nats per row."""
-        for i in range(n_steps):
-            if self.step(x) < tol and i > 1:
+        """Steps until three in a row gain less than `tol` nats per row: where there is a gate a single one may tell of the gate alone."""
+        gains: list[float] = []
+        for _ in range(n_steps):
+            gains.append(self.step(x))
+            if len(gains) > LATELY and sum(gains[-LATELY:]) < tol:
                 break
 
     def move(self, x: Tensor, tol: float, *, seed: int, most: int | None = None) -> bool:
         """Make a round of moves, settle, and keep what came of it if it is likelier; whether it was."""
         before, trace = self.mixture, list(self.trace)
         level = sums_of(before, x, self.n_candidates).log_likelihood
-        self.mixture, n = moved(before, x, self.shape, gate_of(before, self.n_candidates), seed=seed, most=most)
+        self.mixture, n = moved(before, x, self.shape, gate_for(before, self.n_candidates, x[:PROBED]), seed=seed, most=most)
         if n:
             self.settle(x, SETTLE, tol)
             if sums_of(self.mixture, x, self.n_candidates).log_likelihood > level:
@@ -70,19 +74,15 @@ class Run:
 
 def sums_of(mixture: Mixture, x: Tensor, n_candidates: int | None = None) -> Sums:
     """The sums of all rows, part by part."""
-    sums, gate = Sums.empty(mixture), gate_of(mixture, n_candidates)
-    for part in torch.split(x, part_size(mixture, n_candidates)):
+    sums, gate = Sums.empty(mixture), gate_for(mixture, n_candidates, x[:PROBED])
+    for part in torch.split(x, part_size(mixture, gate)):
         sums.add(expect(mixture, part, gate))
     return sums
 
 
-def gate_of(mixture: Mixture, n_candidates: int | None) -> Gate | None:
-    return None if n_candidates is None else Gate.of(mixture, n_candidates)
-
-
-def part_size(mixture: Mixture, n_candidates: int | None) -> int:
+def part_size(mixture: Mixture, gate: Gate | None) -> int:
     """Rows that are worked on together."""
-    return max(1, CHUNK // (mixture.n_regions * (2 + mixture.rank))) if n_candidates is None else GATED
+    return max(1, CHUNK // (mixture.n_regions * (2 + mixture.rank))) if gate is None else GATED
 
 
 def solve(
