@@ -2,11 +2,18 @@
 
 fit = armillary.MFA(n_regions=100, rank=10).fit(acts["resid_post.4"])
 fit.with_encoder(armillary.mfa.Reading(how="hard"))             # centroid + local offset of one region
+lm.generate(text, edits=[armillary.mfa.place(fit, 3, [2.0])])   # and other edits: `edits`
 armillary.mfa.neighbors(fit, 3); armillary.mfa.split(fit, 3)    # and other things that can be done with a fit: `regions`
 """
 
 from __future__ import annotations
 
+from armillary.methods.mfa.edits import guarded as guarded
+from armillary.methods.mfa.edits import offset as offset
+from armillary.methods.mfa.edits import place as place
+from armillary.methods.mfa.edits import toward as toward
+from armillary.methods.mfa.edits import transport as transport
+from armillary.methods.mfa.edits import typical as typical
 from armillary.methods.mfa.encoder import MFAEncoder as MFAEncoder
 from armillary.methods.mfa.encoder import Reading as Reading
 from armillary.methods.mfa.mixture import Mixture as Mixture

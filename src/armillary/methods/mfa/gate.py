@@ -21,7 +21,7 @@ from armillary.core.onednn import linear as product
 from armillary.methods.mfa.mixture import Mixture
 
 #: Columns of the sketch at most, and candidates by default.
-SKETCH, CANDIDATES = 256, 16
+SKETCH, CANDIDATES = 128, 16
 #: A row is not explained where the squared distance to its nearest candidate is above its mean by so many standard deviations; rows of a
 #: batch that are compared with all regions for that, at most.
 DOUBTFUL, SHARE = 5.0, 0.02

@@ -63,7 +63,7 @@ def _rebuilt(fit: Decomposition, mixture: Mixture, change: str) -> Decomposition
     )
 
 
-def _checked(mixture: Mixture, *regions: int) -> None:
+def check_regions(mixture: Mixture, *regions: int) -> None:
     for k in regions:
         if not 0 <= k < mixture.n_regions:
             raise InputError(f"region {k} is out of range: there are {mixture.n_regions} (0 to {mixture.n_regions - 1})")
@@ -82,7 +82,7 @@ def overlap(fit: Decomposition, regions: Sequence[int] | None = None) -> Tensor:
     """
     mixture = mixture_of(fit)
     chosen = list(range(mixture.n_regions)) if regions is None else list(regions)
-    _checked(mixture, *chosen)
+    check_regions(mixture, *chosen)
     one, other = np.triu_indices(len(chosen), 1)
     at = torch.tensor(chosen)
     found = torch.eye(len(chosen), dtype=torch.float64)
@@ -116,7 +116,7 @@ def neighbors(fit: Decomposition, region: int, n: int = 8) -> list[tuple[int, fl
         InputError: another kind of fit, or a region that is not there.
     """
     mixture = mixture_of(fit)
-    _checked(mixture, region)
+    check_regions(mixture, region)
     others = torch.tensor([k for k in range(mixture.n_regions) if k != region], dtype=torch.int64)
     found = coefficients(mixture, torch.full_like(others, region), others)
     best = found.topk(min(n, len(others)))
@@ -132,7 +132,7 @@ def merge(fit: Decomposition, one: int, other: int) -> Decomposition:
     It takes the first one's number; later regions move up.
     """
     m = mixture_of(fit)
-    _checked(m, one, other)
+    check_regions(m, one, other)
     at = torch.tensor([one, other])
     share = m.log_weight[at].double().softmax(0)  # [2]
     centroid = share @ m.centroids[at].double()
@@ -159,7 +159,7 @@ def split(fit: Decomposition, region: int, rows: Tensor | None = None, *, seed: 
         InputError: another kind of fit, a region that is not there, or too few rows.
     """
     m = mixture_of(fit)
-    _checked(m, region)
+    check_regions(m, region)
     if rows is None:
         two = _cut(m, region)
     else:
@@ -203,7 +203,7 @@ def prune(fit: Decomposition, *, regions: Sequence[int] = (), weight: float | No
         InputError: another kind of fit, a region that is not there, or none that would be left.
     """
     m = mixture_of(fit)
-    _checked(m, *regions)
+    check_regions(m, *regions)
     light = [] if weight is None else (m.log_weight.exp() < weight).nonzero().flatten().tolist()
     gone = sorted({*regions, *light})
     if len(gone) == m.n_regions:
@@ -235,7 +235,7 @@ def sample(fit: Decomposition, n: int, *, region: int | None = None, seed: int =
     """Rows [n, D] drawn from the mixture, or from one region of it, and the region of each [n]."""
     m = mixture_of(fit)
     if region is not None:
-        _checked(m, region)
+        check_regions(m, region)
     generator = torch.Generator().manual_seed(seed)
     weight = m.log_weight.double().exp()
     drawn = torch.full((n,), region) if region is not None else torch.multinomial(weight, n, replacement=True, generator=generator)
