@@ -16,6 +16,7 @@ from torch import Tensor
 
 from armillary.methods.mfa import start
 from armillary.methods.mfa.em import Noise, Shape, Sums, expect, maximise
+from armillary.methods.mfa.leap import leap
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.moves import losses, moved, put, split
 from armillary.methods.mfa.solver import solve, sums_of
@@ -223,6 +224,35 @@ def test_nothing_is_moved_where_the_truth_is_known() -> None:
     data = draw(3000, k=4, d=16, r=2)
     _, n = moved(data.mixture, data.x, Shape(4, 2, "diagonal", 1e-4), seed=0)
     assert n == 0
+
+
+def test_a_leap_lands_at_the_limit_of_sequences_that_shrink_evenly() -> None:
+    """Each region at a pace of its own; weights and noise are the last ones."""
+    m, toward = draw(10, k=3, d=6, r=2).mixture, draw(10, k=3, d=6, r=2, seed=1).mixture
+    pace = torch.tensor([0.3, 0.6, 0.8]).double()
+
+    def after(n: int) -> Mixture:
+        share = pace[:, None] ** n
+        centroids = toward.centroids + share * (m.centroids - toward.centroids)
+        loadings = toward.loadings + share[:, :, None] * (m.loadings - toward.loadings)
+        return Mixture(m.log_weight + n, centroids, loadings, m.noise * (1 + n))
+
+    found = leap(after(0), after(1), after(2))
+    torch.testing.assert_close(found.centroids, toward.centroids)
+    torch.testing.assert_close(found.loadings, toward.loadings)
+    assert torch.equal(found.log_weight, after(2).log_weight) and torch.equal(found.noise, after(2).noise)
+
+
+def test_leaps_never_lower_the_log_likelihood_and_save_steps() -> None:
+    x, shape = draw(2000, k=1, d=20, r=3).x, Shape(1, 3, "diagonal", 1e-9)
+    first = rough(x, shape)
+    _, plain = em(x, shape, 60, first)
+    run = solve(x, first, shape, n_steps=60, tol=-1.0, moves=False, seed=0)
+    trace = run.trace[:60]
+    assert all(after >= before - 1e-9 for before, after in itertools.pairwise(run.trace))
+    ended = em(x, shape, 2000, first)[1][-1]
+    assert ended - trace[-1] < 0.5 * (ended - plain[-1])
+    assert sums_of(run.mixture, x).log_likelihood >= run.trace[-1] - 1e-9
 
 
 @pytest.mark.parametrize("options", [{"moves": False}, {"moves": True}], ids=str)

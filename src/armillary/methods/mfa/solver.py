@@ -12,6 +12,7 @@ from torch import Tensor
 
 from armillary.methods.mfa.em import Shape, Sums, expect, maximise
 from armillary.methods.mfa.gate import PROBED, Gate, gate_for
+from armillary.methods.mfa.leap import leap
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.moves import moved
 
@@ -35,6 +36,8 @@ class Run:
         trace: mean log-likelihood before each step.
         n_moves: regions that were split at another's cost.
         n_candidates: regions that are considered for a row; None for all.
+        past: parameters since the last leap.
+        safe: where to go back to should the last leap have been too long.
     """
 
     mixture: Mixture
@@ -42,13 +45,28 @@ class Run:
     trace: list[float] = field(default_factory=list)
     n_moves: int = 0
     n_candidates: int | None = None
+    past: list[Mixture] = field(default_factory=list)
+    safe: Mixture | None = None
 
     def step(self, x: Tensor) -> float:
-        """One step of EM; by how much the one before it raised the log-likelihood."""
+        """One step of EM, and after every second one a leap; by how much the step before it raised the log-likelihood."""
         sums = sums_of(self.mixture, x, self.n_candidates)
+        if self.safe is not None and sums.log_likelihood < self.trace[-1]:  # the leap was too long
+            self.mixture = self.safe
+            sums = sums_of(self.mixture, x, self.n_candidates)
+            self.past = []
         self.trace.append(sums.log_likelihood)
-        self.mixture = maximise(sums, self.mixture, self.shape)
+        self.past = [*self.past, self.mixture][-2:]
+        self.mixture, self.safe = maximise(sums, self.mixture, self.shape), None
+        if len(self.past) == 2:
+            self.safe, self.mixture, self.past = self.mixture, leap(self.past[0], self.past[1], self.mixture), []
         return self.trace[-1] - self.trace[-2] if len(self.trace) > 1 else float("inf")
+
+    def land(self, x: Tensor) -> None:
+        """Undo the last leap unless it makes the rows more likely than the step it began from."""
+        if self.safe is not None and sums_of(self.mixture, x, self.n_candidates).log_likelihood < self.trace[-1]:
+            self.mixture = self.safe
+        self.safe, self.past = None, []
 
     def settle(self, x: Tensor, n_steps: int, tol: float) -> None:
         """Steps until three in a row gain less than `tol` nats per row: where there is a gate a single one may tell of the gate alone."""
@@ -57,6 +75,7 @@ class Run:
             gains.append(self.step(x))
             if len(gains) > LATELY and sum(gains[-LATELY:]) < tol:
                 break
+        self.land(x)
 
     def move(self, x: Tensor, tol: float, *, seed: int, most: int | None = None) -> bool:
         """Make a round of moves, settle, and keep what came of it if it is likelier; whether it was."""
