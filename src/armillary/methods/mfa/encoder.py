@@ -28,6 +28,8 @@ from armillary.methods.mfa.mixture import Mixture
 
 How = Literal["soft", "hard", "additive"]
 
+#: Responsibility from which on a region counts as active: every region has some.
+FIRES = 0.01
 #: Entries of the largest temporary array, 128 MB in float32.
 CHUNK = 1 << 25
 #: Rows that are worked on together where there is a gate.
@@ -50,7 +52,7 @@ class MFAEncoder(MixtureEncoder):
     mixture: Mixture
     how: How = "soft"
     n_top: int = 8
-    fires: float | None = 0.0
+    fires: float | None = FIRES
     gate: Gate | None = None
 
     def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
