@@ -24,6 +24,7 @@ def rank(folder: str, number: str, world: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=int(number), world_size=int(world))
     for case in CASES:
         case.fit().save(Path(folder, f"{case.name}.{number}"))
+    dist.barrier()  # a rank that leaves while another still talks to it may bring it down
     dist.destroy_process_group()
 
 
