@@ -120,7 +120,7 @@ def test_an_additive_reading_holds_two_blocks_at_once() -> None:
 
 
 def test_rows_are_read_in_parts(monkeypatch: pytest.MonkeyPatch, fit: arm.Decomposition) -> None:
-    from armillary.methods.mfa import encoder as module
+    from armillary.methods.mfa import gate as module
 
     x = draw(50, k=4, d=12, r=3).x.float()
     whole = fit.encode(x)

@@ -23,17 +23,13 @@ from armillary.core.config import Config
 from armillary.core.dictionary import Dictionary
 from armillary.core.encoders import Encoder, EncoderRule, MixtureEncoder
 from armillary.errors import InputError
-from armillary.methods.mfa.gate import Considered, Gate, consider
+from armillary.methods.mfa.gate import CHUNK, Considered, Gate, consider, part_size
 from armillary.methods.mfa.mixture import Mixture
 
 How = Literal["soft", "hard", "additive"]
 
 #: Responsibility from which on a region counts as active: every region has some.
 FIRES = 0.01
-#: Entries of the largest temporary array, 128 MB in float32.
-CHUNK = 1 << 25
-#: Rows that are worked on together where there is a gate.
-GATED = 1 << 13
 #: Ridge of the additive reading, as a share of a loading's square.
 RIDGE = 1e-6
 
@@ -99,17 +95,18 @@ class MFAEncoder(MixtureEncoder):
     # ------------------------------------------------------------ one part of the rows
 
     def _parts(self, x: Tensor) -> Iterator[Tensor]:
-        mixture = self.mixture
-        size = max(1, CHUNK // (mixture.n_regions * (2 + mixture.rank))) if self.gate is None else GATED
-        return iter(torch.split(x.to(mixture.centroids.dtype), size)) if len(x) else iter(())
+        m = self.mixture
+        size = part_size(m, self.gate)
+        if self.how == "additive":  # which holds the atoms of every row
+            size = max(1, CHUNK // max(m.n_regions * (1 + m.rank), self.n_top * (1 + m.rank) * m.d))
+        return iter(torch.split(x.to(m.centroids.dtype), size)) if len(x) else iter(())
 
     def _considered(self, x: Tensor) -> Considered:
         """What the mixture makes of rows; regions that can matter are worked out again in a form that loses nothing to cancellation."""
         found = consider(self.mixture, x, self.gate)
         slot = found.joint.topk(min(self.n_top, found.joint.shape[1]), dim=1).indices  # [n, T]
-        row = torch.arange(len(x), device=x.device).repeat_interleave(slot.shape[1])
-        slot = slot.flatten()
-        found.joint[row, slot], found.white[row, slot] = self.mixture.log_joint_at(x[row], found.region(row, slot))
+        row = torch.arange(len(x), device=x.device)[:, None].expand_as(slot)
+        found.joint[row, slot], found.white[row, slot] = self.mixture.log_joint_of(x, found.region(row, slot), is_exact=True)
         return found
 
     def _encode(self, x: Tensor) -> Codes:

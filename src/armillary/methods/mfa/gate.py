@@ -31,6 +31,8 @@ TOLERATED, PROBED = 0.01, 512
 MANY = 512
 #: Regions that are worked on together.
 PART = 1024
+#: Entries of the largest temporary array, 128 MB in float32; rows that are worked on together where there is a gate.
+CHUNK, GATED = 1 << 25, 1 << 15
 #: Ridge of the mean covariance, as a share of its mean eigenvalue.
 RIDGE = 1e-6
 
@@ -108,6 +110,11 @@ class Considered:
     def region(self, row: Tensor, slot: Tensor) -> Tensor:
         """The region in a slot of a row."""
         return slot if self.regions is None else self.regions[row, slot]
+
+
+def part_size(mixture: Mixture, gate: Gate | None) -> int:
+    """Rows that are worked on together: as many as fit, or enough for each of many regions to have some."""
+    return max(1, CHUNK // max(mixture.n_regions * (2 + mixture.rank), mixture.d)) if gate is None else GATED
 
 
 def consider(mixture: Mixture, x: Tensor, gate: Gate | None = None) -> Considered:

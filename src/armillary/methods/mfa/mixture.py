@@ -126,8 +126,14 @@ class Mixture:
 
     # ------------------------------------------------------------ some regions per row
 
-    def log_joint_of(self, x: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+    def log_joint_of(self, x: Tensor, regions: Tensor, *, is_exact: bool = False) -> tuple[Tensor, Tensor]:
         """Of rows x [n, D] and some regions [n, C] each, region by region.
+
+        Where it has to be exact nothing is lost to cancellation: with z = E[z | x, k] the Mahalanobis distance is also
+
+            d^T C^-1 d = sum (d - z W)^2 / psi + |z|^2
+
+        a sum of squares, and least there, so that an error of z hardly matters.
 
         Returns:
             [n, C] log pi_k + log p(x | k), and [n, C, R] the white coordinates.
@@ -137,30 +143,18 @@ class Mixture:
         for k, pairs in grouped(regions.flatten()):
             d = x[pairs // c] - self.centroids[k]
             inside = d @ self.whitener[k].T
-            distance = d.square_() @ self.precision[k % len(self.precision)] - inside.square().sum(1)
+            less = -inside.square().sum(1)
+            if is_exact:
+                z = inside @ self.inverse[k].to(x.dtype)
+                d, less = d - z @ self.loadings[k], z.square().sum(1)
+            distance = d.square_() @ self.precision[k % len(self.precision)] + less
             value[pairs], white[pairs] = self.constant[k].to(x.dtype) - distance / 2, inside
         return value.view(n, c), white.view(n, c, self.rank)
 
-    # ------------------------------------------------------------ one region per row
-
     def log_joint_at(self, x: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
-        """Of rows x [n, D] and a region [n] each, without cancellation: with z = E[z | x, k] the Mahalanobis distance is also
-
-            d^T C^-1 d = sum (d - z W)^2 / psi + |z|^2
-
-        a sum of squares, and least there, so that an error of z hardly matters.
-
-        Returns:
-            [n] log pi_k + log p(x | k), and [n, R] the white coordinates.
-        """
-        value, white = x.new_empty(len(x)), x.new_empty(len(x), self.rank)
-        for k, rows in grouped(region):
-            d = x[rows] - self.centroids[k]
-            white[rows] = d @ self.whitener[k].T
-            z = white[rows] @ self.inverse[k].to(x.dtype)
-            distance = (d - z @ self.loadings[k]).square() @ self.precision[k % len(self.precision)] + z.square().sum(1)
-            value[rows] = self.constant[k].to(x.dtype) - distance / 2
-        return value, white
+        """Of rows x [n, D] and a region [n] each, exactly: [n] log pi_k + log p(x | k), and [n, R] the white coordinates."""
+        value, white = self.log_joint_of(x, region[:, None], is_exact=True)
+        return value[:, 0], white[:, 0]
 
     def coordinates(self, white: Tensor, region: Tensor) -> Tensor:
         """E[z | x, k] [n, R] from white coordinates [n, R] in a region [n] each: z = L^-T B d."""

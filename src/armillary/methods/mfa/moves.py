@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from armillary.methods.mfa.em import Shape, expect, maximise
-from armillary.methods.mfa.gate import Gate, consider
+from armillary.methods.mfa.gate import Gate, consider, part_size
 from armillary.methods.mfa.mixture import Mixture, grouped
 from armillary.methods.mfa.start import around, cluster, sketch
 
@@ -27,8 +27,6 @@ from armillary.methods.mfa.start import around, cluster, sketch
 TRIED, STEPS = 2000, 3
 #: Regions that are tried in a round, those of most rows.
 TRIES = 512
-#: Entries of the largest temporary array, 128 MB in float32.
-CHUNK = 1 << 25
 #: A move has to gain so many times what it costs.
 MARGIN = 1.2
 
@@ -69,7 +67,7 @@ def losses(mixture: Mixture, x: Tensor, gate: Gate | None = None) -> tuple[Tenso
     """[n] the region of each row, [K] what rows would lose without each region, and [K] the region that most of them would fall to."""
     n = mixture.n_regions
     regions, seconds, gaps = [], [], []
-    for part in torch.split(x, max(1, CHUNK // (n * (2 + mixture.rank)))):
+    for part in torch.split(x, part_size(mixture, gate)):
         found = consider(mixture, part, gate)
         value, slot = found.joint.topk(min(2, found.joint.shape[1]), dim=1)
         row = torch.arange(len(part))

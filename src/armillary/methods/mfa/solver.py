@@ -11,15 +11,11 @@ import torch
 from torch import Tensor
 
 from armillary.methods.mfa.em import Shape, Sums, expect, maximise
-from armillary.methods.mfa.gate import PROBED, Gate, gate_for
+from armillary.methods.mfa.gate import PROBED, gate_for, part_size
 from armillary.methods.mfa.leap import leap
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.moves import moved
 
-#: Entries of the largest temporary array, 128 MB in float32.
-CHUNK = 1 << 25
-#: Rows that are worked on together where there is a gate: enough for every region to have some.
-GATED = 1 << 15
 #: Steps that are looked at together.
 LATELY = 3
 #: Steps before the first round of moves, and after each; rounds at most.
@@ -97,11 +93,6 @@ def sums_of(mixture: Mixture, x: Tensor, n_candidates: int | None = None) -> Sum
     for part in torch.split(x, part_size(mixture, gate)):
         sums.add(expect(mixture, part, gate))
     return sums
-
-
-def part_size(mixture: Mixture, gate: Gate | None) -> int:
-    """Rows that are worked on together."""
-    return max(1, CHUNK // (mixture.n_regions * (2 + mixture.rank))) if gate is None else GATED
 
 
 def solve(
