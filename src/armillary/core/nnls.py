@@ -164,7 +164,7 @@ def nonnegative_least_squares(
         within: [N, M] bool, the coefficients that may differ from 0; all by default.
     """
     known = atoms if isinstance(atoms, Quadratic) else Quadratic.of(atoms.to(y.dtype))
-    by_sweeps = bool(known.groups) and not y.requires_grad
+    by_sweeps = bool(known.groups) and not (y.requires_grad or known.unit.requires_grad)
     n_rows = SWEPT if by_sweeps else max(1, CHUNK // max(1, 4 * len(known.unit)))
     found = []
     for first in range(0, len(y), n_rows):

@@ -147,7 +147,7 @@ class Fit(Consumer):
         return Shape(self.method.n_regions, self.method.rank, self.method.noise, self.floor)
 
     def _scaled(self, x: Tensor) -> Tensor:
-        return (x.to(torch.float32) - self.mean.to(x.device, torch.float32)) * self.scale
+        return (x.to(self.mean.device, torch.float32) - self.mean.float()) * self.scale
 
     @property
     def _shift(self) -> float:

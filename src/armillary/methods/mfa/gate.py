@@ -12,7 +12,7 @@ Letters: n rows, D width, K regions, d columns of the sketch, C candidates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -136,11 +136,11 @@ def consider(mixture: Mixture, x: Tensor, gate: Gate | None = None) -> Considere
 
 def gate_for(mixture: Mixture, n_candidates: int | None, probe: Tensor) -> Gate | None:
     """A gate whose bound is near the log-likelihood of rows [n, D]: candidates are doubled until it is. None once they are all regions."""
-    while n_candidates is not None and n_candidates < mixture.n_regions:
-        gate = Gate.of(mixture, n_candidates)
+    gate = None if n_candidates is None else Gate.of(mixture, n_candidates)
+    while gate is not None and gate.n_candidates < mixture.n_regions:
         if float(gap(mixture, gate, probe).mean()) <= TOLERATED:
             return gate
-        n_candidates *= 2
+        gate = replace(gate, n_candidates=2 * gate.n_candidates)
     return None
 
 

@@ -51,7 +51,7 @@ class MFA(Method):
     split_merge: bool = True
     """Whether regions that hold two clusters are split at the cost of regions that others could do without."""
     n_iter: int = Field(default=50, ge=0)
-    """Steps of EM on the sample at most, besides those between moves."""
+    """Steps of EM on the sample at most, besides those between moves; none for 512 regions and more where there are more rows."""
     n_passes: int = Field(default=4, ge=0)
     """Exact passes over all rows at most, where there are more than the sample; with Adam, passes."""
     tol: float = Field(default=1e-3, ge=0)
