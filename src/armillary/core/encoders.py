@@ -48,6 +48,11 @@ class EncoderRule(ABC):
 class MixtureEncoder(Encoder):
     """An encoder of a probabilistic mixture: every region has a responsibility for every row."""
 
+    @property
+    @abstractmethod
+    def weights(self) -> Tensor:
+        """[F] share of the rows that each region is expected to hold; they add up to 1."""
+
     @abstractmethod
     def log_likelihood(self, x: Tensor) -> Tensor:
         """[N] log density of each row, in nats."""
@@ -57,12 +62,28 @@ class MixtureEncoder(Encoder):
         """[N, F] probability of each region given the row."""
 
     @abstractmethod
+    def top(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """The n most responsible regions of each row: their responsibilities [N, n], largest first, and numbers [N, n] int64."""
+
+    @abstractmethod
     def regions(self, x: Tensor) -> Tensor:
         """[N] int64 most responsible region."""
 
     @abstractmethod
+    def log_density(self, x: Tensor, region: Tensor) -> Tensor:
+        """[N] log p(x | k) of each row in the given region [N], in nats."""
+
+    @abstractmethod
+    def distance(self, x: Tensor, region: Tensor) -> Tensor:
+        """[N] squared Mahalanobis distance of each row to the given region [N]; chi-squared of D degrees if the model holds."""
+
+    @abstractmethod
     def posterior(self, x: Tensor, region: Tensor) -> Tensor:
         """[N, R] posterior mean of the coordinates inside the given region [N]."""
+
+    @abstractmethod
+    def overlap(self, one: Tensor, other: Tensor) -> Tensor:
+        """[p] Bhattacharyya coefficient, 0 to 1, of each pair of regions [p], [p]."""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,13 @@ def test_the_encoder_scores_rows_as_scikit_learns_mixture_of_whole_covariances_d
     torch.testing.assert_close(share, encoder.responsibilities(X).gather(1, region))
     density = encoder.log_density(X, region[:, 0])
     assert density[5] == pytest.approx(float(dense(mixture, int(region[5, 0])).log_prob(X[5])), abs=1e-9)
+    one = dense(mixture, int(region[5, 0]))
+    away = X[5] - one.mean
+    assert encoder.distance(X, region[:, 0])[5] == pytest.approx(float(away @ torch.linalg.solve(one.covariance_matrix, away)), abs=1e-9)
+    assert encoder.overlap(torch.tensor([0, 1]), torch.tensor([0, 1])).tolist() == pytest.approx([1, 1])
+    total, best = encoder.evidence(X)
+    torch.testing.assert_close(best - total, share[:, 0].log())
+    assert float(encoder.weights.sum()) == pytest.approx(1)
 
 
 def test_float32_is_safe_where_means_are_large() -> None:

@@ -8,6 +8,9 @@ armillary.mfa.neighbors(fit, 3); armillary.mfa.split(fit, 3)    # and other thin
 
 from __future__ import annotations
 
+from armillary.methods.mfa.criteria import Criteria as Criteria
+from armillary.methods.mfa.criteria import criteria as criteria
+from armillary.methods.mfa.criteria import n_parameters as n_parameters
 from armillary.methods.mfa.edits import guarded as guarded
 from armillary.methods.mfa.edits import offset as offset
 from armillary.methods.mfa.edits import place as place
@@ -17,11 +20,8 @@ from armillary.methods.mfa.edits import typical as typical
 from armillary.methods.mfa.encoder import MFAEncoder as MFAEncoder
 from armillary.methods.mfa.encoder import Reading as Reading
 from armillary.methods.mfa.mixture import Mixture as Mixture
-from armillary.methods.mfa.regions import Criteria as Criteria
-from armillary.methods.mfa.regions import criteria as criteria
 from armillary.methods.mfa.regions import effective_ranks as effective_ranks
 from armillary.methods.mfa.regions import merge as merge
-from armillary.methods.mfa.regions import n_parameters as n_parameters
 from armillary.methods.mfa.regions import neighbors as neighbors
 from armillary.methods.mfa.regions import overlap as overlap
 from armillary.methods.mfa.regions import prune as prune

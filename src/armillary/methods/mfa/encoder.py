@@ -25,6 +25,7 @@ from armillary.core.encoders import Encoder, EncoderRule, MixtureEncoder
 from armillary.errors import InputError
 from armillary.methods.mfa.gate import CHUNK, Considered, Gate, consider, part_size
 from armillary.methods.mfa.mixture import Mixture
+from armillary.methods.mfa.overlap import coefficients
 
 How = Literal["soft", "hard", "additive"]
 
@@ -54,9 +55,19 @@ class MFAEncoder(MixtureEncoder):
     def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
         return self._joined([self._encode(part) for part in self._parts(x)])
 
+    @property
+    def weights(self) -> Tensor:
+        """[K] pi."""
+        return self.mixture.log_weight.exp()
+
     def log_likelihood(self, x: Tensor) -> Tensor:
         """[N] log density of each row, in nats."""
-        return self._cat([torch.logsumexp(self._considered(part).joint, dim=1) for part in self._parts(x)], x, ())
+        return self.evidence(x)[0]
+
+    def evidence(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[N] log density of each row, and [N] of each row together with its most responsible region, in nats."""
+        joint = [self._considered(part).joint for part in self._parts(x)]
+        return self._cat([one.logsumexp(1) for one in joint], x, ()), self._cat([one.amax(1) for one in joint], x, ())
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """[N, K] probability of each region given the row."""
@@ -87,10 +98,19 @@ class MFAEncoder(MixtureEncoder):
         rows = x.to(self.mixture.centroids.dtype)
         return self.mixture.log_joint_at(rows, region)[0] - self.mixture.log_weight[region]
 
+    def distance(self, x: Tensor, region: Tensor) -> Tensor:
+        """[N] squared Mahalanobis distance of each row to the given region [N]."""
+        m = self.mixture
+        return 2 * (m.constant.to(m.centroids.dtype)[region] - m.log_joint_at(x.to(m.centroids.dtype), region)[0])
+
     def posterior(self, x: Tensor, region: Tensor) -> Tensor:
         """[N, R] posterior mean of the coordinates inside the given region [N]; its covariance is `mixture.covariance(k)` for every row."""
         white = self.mixture.log_joint_at(x.to(self.mixture.centroids.dtype), region)[1]
         return self.mixture.coordinates(white, region)
+
+    def overlap(self, one: Tensor, other: Tensor) -> Tensor:
+        """[p] Bhattacharyya coefficients of pairs of regions [p], [p], float64."""
+        return coefficients(self.mixture, one, other)
 
     # ------------------------------------------------------------ one part of the rows
 

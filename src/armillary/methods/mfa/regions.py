@@ -1,20 +1,17 @@
 """Regions: working with a fit. Plain functions, a fit in and a new fit or value out; see the package for their names.
 
-    overlap     Bhattacharyya coefficient of two regions, exp(-D_B) in 0..1, by Woodbury's identity on their 2 R loadings:
-                D_B = 1/8 d^T S^-1 d + 1/2 log(|S| / sqrt(|C_i| |C_j|)),  S = (C_i + C_j) / 2                       (Kailath 1967)
-    merge       the region with the mean and covariance of two, as far as R loadings hold it
-    split       two regions in place of one, along its first loading or fitted to rows
-    criteria    BIC (Schwarz 1978), AIC (Akaike 1974), ICL (Biernacki, Celeux and Govaert 2000: BIC less the certainty of regions)
+    merge    the region with the mean and covariance of two, as far as R loadings hold it
+    split    two regions in place of one, along its first loading or fitted to rows
 
-Letters: n, N rows, D width, K regions, R rank.
+Letters: n rows, D width, K regions, R rank.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,24 +19,16 @@ from torch import Tensor
 
 from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
-from armillary.core.report import Estimate
-from armillary.core.rows import Batch, as_rows
-from armillary.core.run import drive
-from armillary.core.statistics import Units, ratio_interval
-from armillary.core.summary import OnePass, Summary
 from armillary.errors import InputError
 from armillary.methods.mfa import moves
 from armillary.methods.mfa import rotation as turns
 from armillary.methods.mfa.em import Shape
 from armillary.methods.mfa.encoder import MFAEncoder
 from armillary.methods.mfa.mixture import Mixture
+from armillary.methods.mfa.overlap import coefficients
 
-#: Entries of the largest temporary array of `overlap`, 64 MB in float64.
-CHUNK = 1 << 23
 #: Deviation and mean of a standard normal's half: where a region is cut in two.
 HALF = math.sqrt(2 / math.pi)
-#: Consecutive rows that make a unit of the bootstrap of a criterion.
-BLOCK = 256
 
 
 def mixture_of(fit: Decomposition) -> Mixture:
@@ -88,25 +77,6 @@ def overlap(fit: Decomposition, regions: Sequence[int] | None = None) -> Tensor:
     found = torch.eye(len(chosen), dtype=torch.float64)
     found[one, other] = found[other, one] = coefficients(mixture, at[one], at[other])
     return found
-
-
-def coefficients(mixture: Mixture, one: Tensor, other: Tensor) -> Tensor:
-    """[p] Bhattacharyya coefficients of pairs of regions."""
-    m = mixture.to(torch.float64)
-    log_det = m.noise.log().sum(1).expand(m.n_regions) + 2 * m.cholesky.diagonal(dim1=1, dim2=2).log().sum(1)  # log |C| [K]
-    psi = m.noise.expand(m.n_regions, -1)
-    size = max(1, CHUNK // (2 * m.rank * m.d))
-    out = []
-    for i, j in zip(torch.split(one, size), torch.split(other, size), strict=True):
-        noise = (psi[i] + psi[j]) / 2  # [p, D]
-        w = torch.cat([m.loadings[i], m.loadings[j]], dim=1) / (2 * noise).sqrt()[:, None]  # [p, 2 R, D]
-        d = (m.centroids[i] - m.centroids[j]) / noise.sqrt()  # [p, D]
-        factor = torch.linalg.cholesky(w @ w.mT + torch.eye(2 * m.rank, dtype=w.dtype))
-        inside = torch.linalg.solve_triangular(factor, (w @ d[:, :, None]), upper=False)[:, :, 0]
-        distance = d.square().sum(1) - inside.square().sum(1)
-        both = noise.log().sum(1) + 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
-        out.append(torch.exp(-(distance / 8 + (both - (log_det[i] + log_det[j]) / 2) / 2)))
-    return torch.cat(out) if out else torch.zeros(0, dtype=torch.float64)
 
 
 def neighbors(fit: Decomposition, region: int, n: int = 8) -> list[tuple[int, float]]:
@@ -242,94 +212,3 @@ def sample(fit: Decomposition, n: int, *, region: int | None = None, seed: int =
     z = torch.randn(n, m.rank, generator=generator, dtype=m.centroids.dtype)
     noise = m.noise[drawn % len(m.noise)].sqrt() * torch.randn(n, m.d, generator=generator, dtype=m.centroids.dtype)
     return m.centroids[drawn] + torch.einsum("nr,nrd->nd", z, m.loadings[drawn]) + noise, drawn
-
-
-# ---------------------------------------------------------------- criteria
-
-
-def n_parameters(fit: Decomposition) -> int:
-    """Free parameters: weights, centroids, loadings up to rotation, and noise."""
-    m = mixture_of(fit)
-    k, r, d = m.n_regions, m.rank, m.d
-    isotropic = bool((m.noise == m.noise[:, :1]).all())
-    return (k - 1) + k * d + k * (d * r - r * (r - 1) // 2) + (len(m.noise) if isotropic else m.noise.numel())
-
-
-@dataclass(frozen=True)
-class Criteria:
-    """Of a fit on some rows, in nats, lower is better; intervals are over blocks of consecutive rows.
-
-    Args:
-        bic, aic, icl: see the module.
-        log_likelihood: per row; higher is better.
-        n_parameters: free ones.
-    """
-
-    bic: Estimate
-    aic: Estimate
-    icl: Estimate
-    log_likelihood: Estimate
-    n_parameters: int
-
-
-def criteria(fit: Decomposition, rows: Any) -> Criteria:
-    """BIC, AIC and ICL of a fit on the rows it was fitted to, from one pass.
-
-    Raises:
-        InputError: another kind of fit.
-    """
-    mixture_of(fit)
-    reading = OnePass(_Likelihood(fit), lambda sums: sums.units())
-    drive([reading], as_rows(rows), title="log-likelihood")
-    (likelihood, certain), n = reading.finish()
-    p = n_parameters(fit)
-    return Criteria(
-        _scaled(likelihood, -2 * n, p * math.log(n), n),
-        _scaled(likelihood, -2 * n, 2 * p, n),
-        _scaled(certain, -2 * n, p * math.log(n), n),
-        _scaled(likelihood, 1.0, 0.0, n),
-        p,
-    )
-
-
-def _scaled(units: Units, times: float, plus: float, n: int) -> Estimate:
-    """An estimate of times * mean + plus."""
-    ends = [None if end is None else times * end + plus for end in ratio_interval(units)]
-    low, high = sorted(ends) if None not in ends else (None, None)  # type: ignore[type-var]
-    better: Literal["higher", "lower"] = "higher" if times > 0 else "lower"
-    return Estimate(times * units.value + plus, low, high, n, better=better, unit="nats", units=units if times == 1 else None)
-
-
-class _Likelihood(Summary):
-    """Log-likelihoods of rows, and those of rows with their most responsible region, by blocks of consecutive rows."""
-
-    def __init__(self, fit: Decomposition) -> None:
-        self.fit, self.blocks = fit, dict[int, Tensor]()  # of each block: rows, log-likelihood, the same with regions known
-
-    @property
-    def n_rows(self) -> int:
-        return int(sum(float(sums[0]) for sums in self.blocks.values()))
-
-    def update(self, batch: Batch) -> None:
-        encoder = self.fit.encoder
-        assert isinstance(encoder, MFAEncoder)
-        total = encoder.log_likelihood(batch.x).double().cpu()
-        known = total + encoder.top(batch.x, 1)[0][:, 0].double().cpu().log()
-        wide = torch.stack([torch.ones_like(total), total, known], dim=1)
-        block = torch.from_numpy(batch.row // BLOCK)
-        for number in torch.unique(block).tolist():
-            self.blocks[number] = self.blocks.get(number, torch.zeros(3, dtype=torch.float64)) + wide[block == number].sum(0)
-
-    def state(self) -> dict[str, Any]:
-        return {"blocks": {str(number): sums for number, sums in self.blocks.items()}}
-
-    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
-        self.blocks = {}
-        for state in states:
-            for number, sums in state["blocks"].items():
-                self.blocks[int(number)] = self.blocks.get(int(number), torch.zeros(3, dtype=torch.float64)) + sums
-
-    def units(self) -> tuple[tuple[Units, Units], int]:
-        ids = np.array(sorted(self.blocks))
-        sums = torch.stack([self.blocks[int(i)] for i in ids]).numpy()  # [U, 3]
-        return (Units("block", ids, sums[:, 1], sums[:, 0]), Units("block", ids, sums[:, 2], sums[:, 0])), self.n_rows

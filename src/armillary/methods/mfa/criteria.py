@@ -1,0 +1,118 @@
+"""Criteria: how well a mixture describes the rows it was fitted to, less what its parameters cost.
+
+    BIC (Schwarz 1978)    -2 log L + p log N
+    AIC (Akaike 1974)     -2 log L + 2 p
+    ICL (Biernacki, Celeux and Govaert 2000)    BIC with the likelihood of rows and their most responsible regions together
+
+Letters: n, N rows, D width, K regions, R rank, p parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from armillary.core.decomposition import Decomposition
+from armillary.core.report import Estimate
+from armillary.core.rows import Batch, as_rows
+from armillary.core.run import drive
+from armillary.core.statistics import Units, ratio_interval
+from armillary.core.summary import OnePass, Summary
+from armillary.methods.mfa.encoder import MFAEncoder
+from armillary.methods.mfa.regions import mixture_of
+
+#: Consecutive rows that make a unit of the bootstrap.
+BLOCK = 256
+
+
+def n_parameters(fit: Decomposition) -> int:
+    """Free parameters: weights, centroids, loadings up to rotation, and noise."""
+    m = mixture_of(fit)
+    k, r, d = m.n_regions, m.rank, m.d
+    isotropic = bool((m.noise == m.noise[:, :1]).all())
+    return (k - 1) + k * d + k * (d * r - r * (r - 1) // 2) + (len(m.noise) if isotropic else m.noise.numel())
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """Of a fit on some rows, in nats, lower is better; intervals are over blocks of consecutive rows.
+
+    Args:
+        bic, aic, icl: see the module.
+        log_likelihood: per row; higher is better.
+        n_parameters: free ones.
+    """
+
+    bic: Estimate
+    aic: Estimate
+    icl: Estimate
+    log_likelihood: Estimate
+    n_parameters: int
+
+
+def criteria(fit: Decomposition, rows: Any) -> Criteria:
+    """BIC, AIC and ICL of a fit on the rows it was fitted to, from one pass.
+
+    Raises:
+        InputError: another kind of fit.
+    """
+    mixture_of(fit)
+    reading = OnePass(_Likelihood(fit), lambda sums: sums.units())
+    drive([reading], as_rows(rows), title="log-likelihood")
+    (likelihood, certain), n = reading.finish()
+    p = n_parameters(fit)
+    return Criteria(
+        _scaled(likelihood, -2 * n, p * math.log(n), n),
+        _scaled(likelihood, -2 * n, 2 * p, n),
+        _scaled(certain, -2 * n, p * math.log(n), n),
+        _scaled(likelihood, 1.0, 0.0, n),
+        p,
+    )
+
+
+def _scaled(units: Units, times: float, plus: float, n: int) -> Estimate:
+    """An estimate of times * mean + plus."""
+    ends = [None if end is None else times * end + plus for end in ratio_interval(units)]
+    low, high = sorted(ends) if None not in ends else (None, None)  # type: ignore[type-var]
+    better: Literal["higher", "lower"] = "higher" if times > 0 else "lower"
+    return Estimate(times * units.value + plus, low, high, n, better=better, unit="nats", units=units if times == 1 else None)
+
+
+class _Likelihood(Summary):
+    """Log-likelihoods of rows, and those of rows with their most responsible region, by blocks of consecutive rows."""
+
+    def __init__(self, fit: Decomposition) -> None:
+        self.fit, self.blocks = fit, dict[int, Tensor]()  # of each block: rows, log-likelihood, the same with regions known
+
+    @property
+    def n_rows(self) -> int:
+        return int(sum(float(sums[0]) for sums in self.blocks.values()))
+
+    def update(self, batch: Batch) -> None:
+        encoder = self.fit.encoder
+        assert isinstance(encoder, MFAEncoder)
+        total, known = (value.double().cpu() for value in encoder.evidence(batch.x))
+        wide = torch.stack([torch.ones_like(total), total, known], dim=1)
+        block = torch.from_numpy(batch.row // BLOCK)
+        for number in torch.unique(block).tolist():
+            self.blocks[number] = self.blocks.get(number, torch.zeros(3, dtype=torch.float64)) + wide[block == number].sum(0)
+
+    def state(self) -> dict[str, Any]:
+        return {"blocks": {str(number): sums for number, sums in self.blocks.items()}}
+
+    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+        self.blocks = {}
+        for state in states:
+            for number, sums in state["blocks"].items():
+                self.blocks[int(number)] = self.blocks.get(int(number), torch.zeros(3, dtype=torch.float64)) + sums
+
+    def units(self) -> tuple[tuple[Units, Units], int]:
+        ids = np.array(sorted(self.blocks))
+        sums = torch.stack([self.blocks[int(i)] for i in ids]).numpy()  # [U, 3]
+        return (Units("block", ids, sums[:, 1], sums[:, 0]), Units("block", ids, sums[:, 2], sums[:, 0])), self.n_rows
