@@ -82,6 +82,11 @@ class MixtureEncoder(Encoder):
         """[N, R] posterior mean of the coordinates inside the given region [N]."""
 
     @abstractmethod
+    def readings(self) -> dict[str, Encoder]:
+        """Encoders of the same dictionary that read more or less of a row off it, by name: one region's centroid alone ("centroid"),
+        with the place inside it ("hard"), several regions by responsibility ("soft") or as a sum ("additive")."""
+
+    @abstractmethod
     def overlap(self, one: Tensor, other: Tensor) -> Tensor:
         """[p] Bhattacharyya coefficient, 0 to 1, of each pair of regions [p], [p]."""
 

@@ -102,6 +102,10 @@ def test_the_readings_of_a_row(fit: arm.Decomposition) -> None:
     offset = torch.einsum("nr,nrd->nd", z, encoder.mixture.loadings[region])
     torch.testing.assert_close(hard, encoder.mixture.centroids[region] + offset, rtol=1e-4, atol=1e-4)
     assert (codes.l0() == 4).all()
+    bare, codes = reconstruction(fit.with_encoder(arm.mfa.Reading(how="centroid")), x)
+    assert torch.equal(bare, encoder.mixture.centroids[region]) and (codes.l0() == 1).all()
+    assert encoder.readings()["hard"] == fit.with_encoder(arm.mfa.Reading(how="hard")).encoder
+    assert len(fit.with_encoder(arm.mfa.Reading(how="centroid")).encode(x[:0])) == 0
     soft, _ = reconstruction(fit, x)
     parts = [encoder.mixture.centroids[k] + encoder.posterior(x, torch.full((len(x),), k)) @ encoder.mixture.loadings[k] for k in range(4)]
     wanted = sum(share[:, k, None] * parts[k] for k in range(4))

@@ -1,5 +1,6 @@
 """Encoder: the readings of a mixture of factor analyzers as codes over its centroids and loadings.
 
+    centroid   1 on the centroid of the most responsible region
     soft       r_k on the centroid and r_k z_k on the loadings of the most responsible regions: the posterior mean of x without noise
     hard       1 and z on the most responsible region alone: centroid + local offset
     additive   several regions at once, chosen one after the other and refitted together, each a centroid and a subspace: a mixture cannot
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from pydantic import Field
@@ -27,7 +28,7 @@ from armillary.methods.mfa.gate import CHUNK, Considered, Gate, consider, part_s
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.overlap import coefficients
 
-How = Literal["soft", "hard", "additive"]
+How = Literal["centroid", "hard", "soft", "additive"]
 
 #: Responsibility from which on a region counts as active: every region has some.
 FIRES = 0.01
@@ -42,7 +43,7 @@ class MFAEncoder(MixtureEncoder):
     Args:
         mixture: the parameters, in the units of the rows.
         how: the reading; see the module.
-        n_top: T, regions with a code per row at most; 1 where the reading is hard.
+        n_top: T, regions with a code per row at most; 1 where the reading is of one region.
         gate: finds the regions that are considered for a row, where there are too many for all; log-likelihoods are then lower bounds.
     """
 
@@ -112,6 +113,10 @@ class MFAEncoder(MixtureEncoder):
         """[p] Bhattacharyya coefficients of pairs of regions [p], [p], float64."""
         return coefficients(self.mixture, one, other)
 
+    def readings(self) -> dict[str, Encoder]:
+        """This encoder in every reading, by name."""
+        return {how: replace(self, how=how) for how in get_args(How)}
+
     # ------------------------------------------------------------ one part of the rows
 
     def _parts(self, x: Tensor) -> Iterator[Tensor]:
@@ -133,12 +138,19 @@ class MFAEncoder(MixtureEncoder):
         if self.how == "additive":
             return self._additive(x)
         found = self._considered(x)
-        share, slot = found.joint.softmax(dim=1).topk(1 if self.how == "hard" else min(self.n_top, found.joint.shape[1]), dim=1)  # [n, T]
-        share = torch.ones_like(share) if self.how == "hard" else share
+        share, slot = found.joint.softmax(dim=1).topk(min(self._n_coded, found.joint.shape[1]), dim=1)  # [n, T]
+        share = share if self.how == "soft" else torch.ones_like(share)
         region = found.region(torch.arange(len(x), device=x.device)[:, None].expand_as(slot), slot)
+        if self.how == "centroid":
+            return sparse_codes(share, region * (1 + self.mixture.rank), self.mixture.n_regions * (1 + self.mixture.rank))
         inside = found.white.gather(1, slot[:, :, None].expand(-1, -1, self.mixture.rank))  # [n, T, R]
         z = self.mixture.coordinates(inside.flatten(0, 1), region.flatten()).view_as(inside)
         return self._codes(share, share[:, :, None] * z, region)
+
+    @property
+    def _n_coded(self) -> int:
+        """T."""
+        return min(self.n_top, self.mixture.n_regions) if self.how in ("soft", "additive") else 1
 
     def _codes(self, centroid: Tensor, loading: Tensor, region: Tensor) -> Codes:
         """Codes [n, T (1 + R)] of regions [n, T] from their centroids' [n, T] and loadings' [n, T, R] coefficients."""
@@ -172,7 +184,7 @@ class MFAEncoder(MixtureEncoder):
     def _joined(self, parts: list[Codes]) -> Codes:
         n = self.mixture.n_regions * (1 + self.mixture.rank)
         if not parts:
-            width = (1 if self.how == "hard" else min(self.n_top, self.mixture.n_regions)) * (1 + self.mixture.rank)
+            width = self._n_coded * (1 if self.how == "centroid" else 1 + self.mixture.rank)
             empty = self.mixture.centroids.new_zeros(0, width)
             return sparse_codes(empty, empty.long(), n)
         indices = [part.index for part in parts if part.index is not None]
@@ -183,7 +195,7 @@ class Reading(Config, EncoderRule):
     """Another reading of a mixture of factor analyzers: `fit.with_encoder(arm.mfa.Reading(how="hard"))`."""
 
     how: How = "soft"
-    """Responsibilities of the most responsible regions, the most responsible one alone, or several regions added up."""
+    """The most responsible region's centroid, or with its local offset; several by responsibility; or several that add up."""
     n_top: int = Field(8, ge=1)
     """Regions with a code per row, at most."""
 
