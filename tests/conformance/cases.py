@@ -184,6 +184,13 @@ CASES = [
         enough=0.98,
     ),
     Case(
+        "mfa-sharded",
+        MFA(n_regions=4, rank=2, shard=True, gating=1, max_rows=2000, batch_size=512, n_passes=2),
+        _regions,
+        _centroids_and_axes,
+        enough=0.98,
+    ),
+    Case(
         "mfa-adam",
         MFA(n_regions=4, rank=2, solver="adam", max_rows=2000, step_size=128, n_passes=2),
         _regions,

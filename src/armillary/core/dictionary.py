@@ -140,9 +140,13 @@ class Dictionary:
 
     def directions(self) -> Tensor:
         """[F, D] one vector per feature: its direction, its centroid, or its first basis vector."""
-        if self.is_simple:
-            return self.atoms
-        return torch.stack([self.feature(i).direction for i in range(self.n_features)])
+        return self.atoms if self.is_simple else self.atoms[self._leaders]
+
+    @cached_property
+    def _leaders(self) -> Tensor:
+        """[F] the atom that stands for each feature: its centroid, or its first."""
+        order = (2 * self.group + (self.role != ROLES.index("centroid"))).argsort(stable=True)
+        return order[torch.searchsorted(self.group[order], torch.arange(self.n_features, device=order.device))]
 
     def base_codes(self, x: Tensor) -> Tensor:
         """[N, M0] coefficients of the base for inputs x [N, D_in]."""

@@ -56,6 +56,12 @@ def sum_(*tensors: Tensor) -> None:
             dist.all_reduce(tensor)
 
 
+def min_(tensor: Tensor) -> None:
+    """Replace a tensor by its least over all ranks, entry by entry, in place."""
+    if is_on():
+        dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
+
+
 def largest(value: int) -> int:
     """The largest of all ranks' values; also a barrier."""
     if not is_on():

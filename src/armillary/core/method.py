@@ -54,8 +54,11 @@ class Consumer(ABC):
 
     #: What a journal calls it.
     label: str = ""
-    #: Whether the ranks' states are merged at the end of each pass; not where ranks work together in every batch.
-    merges: bool = True
+
+    @property
+    def merges(self) -> bool:
+        """Whether the ranks' states are merged at the end of the pass it is in; not where ranks work together in every batch."""
+        return True
 
     @abstractmethod
     def next_pass(self) -> Pass | None:

@@ -146,7 +146,11 @@ class Viewing(Consumer):
     """
 
     def __init__(self, inner: Consumer, view: View) -> None:
-        self.inner, self.view, self.merges = inner, view, inner.merges
+        self.inner, self.view = inner, view
+
+    @property
+    def merges(self) -> bool:
+        return self.inner.merges
 
     def next_pass(self) -> Pass | None:
         return self.inner.next_pass()

@@ -87,6 +87,14 @@ def reconstruction(fit: arm.Decomposition, x: Tensor) -> tuple[Tensor, Codes]:
     return fit.decode(codes), codes
 
 
+def test_regions_are_ranked_where_responsibilities_are_too_small_for_float32() -> None:
+    """Two regions hundreds of nats behind the first: the nearer one comes second, whatever its number."""
+    centroids = torch.tensor([[60.0, 0], [40.0, 0], [0.0, 0]])
+    mixture = Mixture(torch.zeros(3), centroids, torch.zeros(3, 1, 2), torch.ones(1, 2))
+    share, region = MFAEncoder(mixture).top(torch.zeros(1, 2), 3)
+    assert region.tolist() == [[2, 1, 0]] and share[0].tolist() == [1, 0, 0]
+
+
 @pytest.fixture(scope="module")
 def fit() -> arm.Decomposition:
     return arm.MFA(n_regions=4, rank=3).fit(draw(3000, k=4, d=12, r=3).x, seed=0)

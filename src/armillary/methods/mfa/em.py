@@ -26,6 +26,7 @@ from torch import Tensor
 
 from armillary.methods.mfa.gate import Gate, consider
 from armillary.methods.mfa.mixture import Mixture, grouped
+from armillary.methods.mfa.ranks import ALL, Work
 
 Noise = Literal["diagonal", "isotropic", "diagonal_per_region", "isotropic_per_region"]
 
@@ -46,12 +47,16 @@ class Shape:
     noise: Noise
     floor: float
 
-    def spread(self, psi: Tensor) -> Tensor:
-        """Noise of this form [P, D] from variances [1, D] or [K, D]."""
+    @property
+    def is_per_region(self) -> bool:
+        return self.noise.endswith("per_region")
+
+    def spread(self, psi: Tensor, n: int | None = None) -> Tensor:
+        """Noise of this form [P, D], of n regions or of all, from variances [1, D] or [n, D]."""
         psi = psi.clamp_min(self.floor)
         if self.noise.startswith("isotropic"):
             psi = psi.mean(1, keepdim=True).expand_as(psi)
-        return (psi.expand(self.n_regions, -1) if self.noise.endswith("per_region") else psi).clone()
+        return (psi.expand(self.n_regions if n is None else n, -1) if self.is_per_region else psi).clone()
 
 
 #: Responsibilities below this are left out: a row's log-likelihood does not change by as much as float64 can tell.
@@ -97,6 +102,13 @@ class Sums:
         """Mean over rows, nats, of the parameters that the sums were made with."""
         return float(self.total[0] / self.total[1])
 
+    def part(self, own: slice) -> Sums:
+        """Those of some regions; what all have in common stays."""
+        return Sums(self.n[own], self.x[own], self.z[own], self.zx[own], self.zz[own], self.xx, self.total)
+
+    def to(self, device: torch.device) -> Sums:
+        return Sums(*(one.to(device) for one in self.tensors))
+
     def add(self, other: Sums) -> None:
         for mine, theirs in zip(self.tensors, other.tensors, strict=True):
             mine.add_(theirs)
@@ -108,10 +120,10 @@ class Sums:
             mine.mul_(past).add_(theirs)
 
 
-def expect(mixture: Mixture, x: Tensor, gate: Gate | None = None) -> Sums:
+def expect(mixture: Mixture, x: Tensor, gate: Gate | None = None, work: Work = ALL) -> Sums:
     """The sums of rows x [n, D]: the E-step. With a gate only its candidates count, and the log-likelihood is a lower bound."""
-    found = consider(mixture, x, gate)
-    total = torch.logsumexp(found.joint, dim=1)  # [n]
+    found = consider(mixture, x, gate, work)
+    total = work.logsumexp(found.joint)  # [n]
     share = (found.joint - total[:, None]).exp_()  # [n, C]
     row, slot = (share > RARE).nonzero().T
     sums = Sums.empty(mixture)
@@ -154,14 +166,29 @@ def gather(sums: Sums, mixture: Mixture, x: Tensor, found: Pairs) -> None:
         sums.xx[p] += (r.T @ d.square())[0].double() + 2 * mu * ds + n * mu.square()
 
 
-def maximise(sums: Sums, old: Mixture, shape: Shape) -> Mixture:
+def maximise(sums: Sums, old: Mixture, shape: Shape, work: Work = ALL) -> Mixture:
     """The parameters that follow from sums: the M-step. A region with hardly a row keeps its centroid and loadings.
 
     Args:
         sums: of at least one row.
         old: the parameters before.
         shape: what noise may be.
+        work: this rank's share.
     """
+    centroids, loadings, inside = torch.empty_like(old.centroids), torch.empty_like(old.loadings), torch.empty_like(sums.x)
+    for own in old.parts():
+        centroids[own], loadings[own], inside[own] = _regress(sums.part(own), old.part(own))
+    n = work.total(sums.n.sum())
+    log_weight = (sums.n / n).clamp_min(LEAST_WEIGHT).log().to(centroids.dtype)
+    if shape.is_per_region:
+        psi = (sums.xx - inside) / sums.n.clamp_min(1.0)[:, None]
+    else:
+        psi = work.total(sums.xx - inside.sum(0, keepdim=True)) / n
+    return Mixture(log_weight, centroids, loadings, shape.spread(psi, old.n_regions).to(centroids.dtype))
+
+
+def _regress(sums: Sums, old: Mixture) -> tuple[Tensor, Tensor, Tensor]:
+    """Centroids [K, D] and loadings [K, R, D] of some regions, and [K, D] how much of sum r x^2 they explain, float64."""
     held = sums.n < old.rank + 2
     n = sums.n.clamp_min(1.0)[:, None]  # [K, 1]
     mu, z_mean = sums.x / n, sums.z / n
@@ -169,18 +196,7 @@ def maximise(sums: Sums, old: Mixture, shape: Shape) -> Mixture:
     zz = sums.zz / n[:, None] - z_mean[:, :, None] * z_mean[:, None]  # C_zz [K, R, R]
     zz[held] = torch.eye(old.rank, dtype=zz.dtype, device=zz.device)
     mu = torch.where(held[:, None], old.centroids.double(), mu)
-    loadings = torch.where(held[:, None, None], old.loadings.double(), torch.cholesky_solve(zx, torch.linalg.cholesky(zz)))
-    log_weight = (sums.n / sums.n.sum()).clamp_min(LEAST_WEIGHT).log()
-    psi = shape.spread(_noise(sums, mu, loadings))
-    kind = old.centroids.dtype
-    return Mixture(log_weight.to(kind), mu.to(kind), loadings.to(kind), psi.to(kind))
-
-
-def _noise(sums: Sums, mu: Tensor, loadings: Tensor) -> Tensor:
-    """psi [P, D]: sum r E[(x - mu - z W)^2] over sum r, for centroids [K, D] and loadings [K, R, D]."""
-    n = sums.n[:, None]  # [K, 1]
+    w = torch.where(held[:, None, None], old.loadings.double(), torch.cholesky_solve(zx, torch.linalg.cholesky(zz)))
     away = sums.zx - sums.z[:, :, None] * mu[:, None]  # sum r z (x - mu)^T
-    inside = mu * (2 * sums.x - n * mu) + (loadings * (2 * away - sums.zz @ loadings)).sum(1)  # [K, D]
-    if len(sums.xx) == len(n):
-        return (sums.xx - inside) / n.clamp_min(1.0)
-    return (sums.xx - inside.sum(0, keepdim=True)) / n.sum()
+    inside = mu * (2 * sums.x - sums.n[:, None] * mu) + (w * (2 * away - sums.zz @ w)).sum(1)
+    return mu, w, inside

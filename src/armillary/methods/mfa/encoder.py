@@ -86,7 +86,7 @@ class MFAEncoder(MixtureEncoder):
         return share, torch.cat([region for _, region in found]) if found else torch.zeros(0, n, dtype=torch.int64)
 
     def _top(self, found: Considered, n: int) -> tuple[Tensor, Tensor]:
-        share, slot = found.joint.softmax(dim=1).topk(min(n, found.joint.shape[1]), dim=1)
+        share, slot = _shares(found.joint, n)
         row = torch.arange(len(slot), device=slot.device)[:, None].expand_as(slot)
         return share, found.region(row, slot)
 
@@ -138,7 +138,7 @@ class MFAEncoder(MixtureEncoder):
         if self.how == "additive":
             return self._additive(x)
         found = self._considered(x)
-        share, slot = found.joint.softmax(dim=1).topk(min(self._n_coded, found.joint.shape[1]), dim=1)  # [n, T]
+        share, slot = _shares(found.joint, self._n_coded)  # [n, T]
         share = share if self.how == "soft" else torch.ones_like(share)
         region = found.region(torch.arange(len(x), device=x.device)[:, None].expand_as(slot), slot)
         if self.how == "centroid":
@@ -189,6 +189,13 @@ class MFAEncoder(MixtureEncoder):
             return sparse_codes(empty, empty.long(), n)
         indices = [part.index for part in parts if part.index is not None]
         return sparse_codes(torch.cat([part.value for part in parts]), torch.cat(indices), n)
+
+
+def _shares(joint: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The n largest responsibilities of each row [n, at most C] and their slots. Regions are ranked by joint densities, as float32 shows
+    responsibilities a hundred nats behind the first as 0."""
+    best, slot = joint.topk(min(n, joint.shape[1]), dim=1)
+    return (best - joint.logsumexp(1, keepdim=True)).exp(), slot
 
 
 class Reading(Config, EncoderRule):

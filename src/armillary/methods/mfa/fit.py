@@ -17,13 +17,13 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, final
 
 import torch
 from torch import Tensor
 
-from armillary.core import distributed
 from armillary.core.decomposition import Decomposition
+from armillary.core.devices import device_of
 from armillary.core.dictionary import Dictionary
 from armillary.core.method import Consumer, Pass, one_to_one, require_rows
 from armillary.core.rows import Batch, Layout, width
@@ -34,6 +34,7 @@ from armillary.methods.mfa.em import Shape, Sums, expect, maximise
 from armillary.methods.mfa.encoder import MFAEncoder
 from armillary.methods.mfa.gate import MANY, PROBED, Gate, gate_for
 from armillary.methods.mfa.mixture import Mixture
+from armillary.methods.mfa.ranks import ALL, ByRegions, Work
 from armillary.methods.mfa.rotation import canonical
 from armillary.methods.mfa.solver import solve, sums_of
 from armillary.methods.mfa.start import first_mixture, given_mixture
@@ -41,6 +42,7 @@ from armillary.methods.mfa.start import first_mixture, given_mixture
 if TYPE_CHECKING:
     from armillary.methods.mfa.method import MFA
 
+W = TypeVar("W")
 Stage = Literal["sample", "stepwise", "adam", "exact", "done"]
 
 #: Least variance of the noise, as a share of the median column's variance.
@@ -74,9 +76,11 @@ class Fit(Consumer):
 
     def __init__(self, method: MFA, layout: Layout, seed: int, start: Decomposition | None) -> None:
         self.method, self.layout, self.seed, self.start = method, layout, seed, start
+        self.device = torch.device("cpu")
         self.stage: Stage = "sample"
         self.epoch = 0  # passes of this stage
-        self.sample = Reservoir(method.n_in_memory, seed)
+        self.work: Work = ByRegions(method.n_regions) if method.shard else ALL
+        self.sample = Reservoir(method.n_in_memory(width(layout)), seed)
         self.moments = MomentSums(width(layout), covariance=False)
         self.mean, self.scale, self.floor = torch.zeros(width(layout), dtype=torch.float64), 1.0, 0.0
         self.mixture: Mixture | None = None
@@ -90,6 +94,10 @@ class Fit(Consumer):
         self.recent = 0.0  # running mean of the log-likelihoods of Adam's batches
         self.record: dict[str, Any] = {}
 
+    @property
+    def merges(self) -> bool:
+        return self.stage == "sample"  # from there on ranks add up what they need themselves
+
     def next_pass(self) -> Pass | None:
         if self.stage == "done":
             return None
@@ -100,54 +108,59 @@ class Fit(Consumer):
         return Pass(self.method.batch_size)
 
     def update(self, batch: Batch) -> None:
+        self.device = batch.x.device if self.method.device is None else device_of(self.method.device)
         if self.stage == "sample":
             self.sample.update(batch)
             self.moments.update(batch)
             return
+        x = self.work.rows(self._scaled(batch.x, self.device))
         if self.ascent is not None:
-            self.recent += RECENT * (self.ascent.step(self._scaled(batch.x)) - self._shift - self.recent)
+            self.recent += RECENT * (self.ascent.step(x) - self._shift - self.recent)
             return
         if self.n_batches == 0 or (self.stage == "stepwise" and self.n_batches % REFRESH == 0):
-            self.gate = gate_for(self._now, self.method.n_candidates, self.probe)
+            self.gate = gate_for(self._now, self.method.n_candidates, self.probe, self.work)
         self.n_batches += 1
-        x = self._scaled(batch.x)
         if self.stage == "exact":
-            self._sums.add(expect(self._now, x, self.gate))
+            self._sums.add(expect(self._now, x, self.gate, self.work))
             return
         step = max(STEP_ROWS, ROWS_PER_REGION * self.method.n_regions)  # short steps learn more from a pass
         for part in torch.tensor_split(x, max(1, self.method.batch_size // step)):
             self._step(part)
 
     def _step(self, x: Tensor) -> None:
-        """A step of stepwise EM on rows of all ranks, of which x [n, D] are this one's."""
-        sums = expect(self._now, x, self.gate)
-        distributed.sum_(*sums.tensors)
+        """A step of stepwise EM on rows of all ranks, of which x [n, D] are those this one works on."""
+        sums = expect(self._now, x, self.gate, self.work)
+        self.work.add_up(*sums.tensors)
         if sums.total[1] > 0:
             self.n_steps += 1
             self._sums.step(sums, (self.n_steps + DELAY) ** -DECAY)
-            self.mixture = maximise(self._sums, self._now, self._shape)
+            self.mixture = maximise(self._sums, self._now, self._shape, self.work)
 
     @property
     def _now(self) -> Mixture:
-        assert self.mixture is not None
-        return self.mixture
-
-    @property
-    def _ascent(self) -> Ascent:
-        assert self.ascent is not None
-        return self.ascent
+        return there(self.mixture)
 
     @property
     def _sums(self) -> Sums:
-        assert self.sums is not None
-        return self.sums
+        return there(self.sums)
 
     @property
     def _shape(self) -> Shape:
         return Shape(self.method.n_regions, self.method.rank, self.method.noise, self.floor)
 
-    def _scaled(self, x: Tensor) -> Tensor:
-        return (x.to(self.mean.device, torch.float32) - self.mean.float()) * self.scale
+    def _scaled(self, x: Tensor, device: torch.device) -> Tensor:
+        """Rows as they are worked on."""
+        self._move(device)
+        return (x.to(self.mean.device, torch.float32) - self.mean.float()).mul_(self.scale)
+
+    def _move(self, device: torch.device) -> None:
+        """Be on a device: a checkpoint is read on the CPU before it is known where the rows are."""
+        if self.mean.device == device:
+            return
+        self.mean, self.probe = self.mean.to(device), self.probe.to(device)
+        self.mixture = None if self.mixture is None else self.mixture.to(device)
+        self.sums = None if self.sums is None else self.sums.to(device)
+        self.gate = None if self.gate is None else self.gate.to(device)
 
     @property
     def _shift(self) -> float:
@@ -162,7 +175,7 @@ class Fit(Consumer):
         elif self.stage == "adam":
             self.epoch += 1
             self.trace.append(self.recent)
-            self.mixture = self._ascent.mixture().detach()
+            self.mixture = there(self.ascent).mixture().detach()
             if self.epoch == self.method.n_passes:
                 self._enter("done")
         elif self.stage == "stepwise":
@@ -176,24 +189,32 @@ class Fit(Consumer):
 
     def _begin(self) -> None:
         """Solve for the sample, and go on with all rows where there are more."""
-        n, d = self.moments.n_rows, width(self.layout)
-        require_rows(self.method, n, d)
+        n = self.moments.n_rows
+        require_rows(self.method, n, width(self.layout))
         self._measure(n)
-        rows = self._scaled(self.sample.sample()[0])
-        self.probe = rows[:PROBED].clone()
-        self.sample = Reservoir(1, self.seed)
-        if self.start is not None:
-            first = given_mixture(rows, self.start, self._shape, mean=self.mean, scale=self.scale, seed=self.seed)
+        rows = self._scaled(self.sample.sample()[0], self.device)
+        self.sample, self.probe = Reservoir(1, self.seed), rows[:PROBED].clone()
+        first = self._first(rows)
+        if self.method.solver == "adam":
+            self._ascend(rows, first)
         else:
-            first = first_mixture(rows, self._shape, seed=self.seed, init=self.method.init)
+            self._solve(rows, first, is_all=len(rows) == n)
+
+    def _first(self, rows: Tensor) -> Mixture:
+        if self.start is None:
+            return first_mixture(rows, self._shape, seed=self.seed, init=self.method.init, work=self.work)
+        return given_mixture(rows, self.start, self._shape, mean=self.mean, scale=self.scale, seed=self.seed, work=self.work)
+
+    def _ascend(self, rows: Tensor, first: Mixture) -> None:
+        """From here on by Adam."""
+        self.mixture, self.record = first, {"n_rows_in_memory": len(rows)}
+        self.trace = [sums_of(first, rows, self.method.n_candidates).log_likelihood - self._shift]
+        self.recent, self.stage, self.epoch = self.trace[-1], "adam", 0
+        self.ascent = Ascent(first, self._shape, self.method.learning_rate)
+
+    def _solve(self, rows: Tensor, first: Mixture, *, is_all: bool) -> None:
+        """A solution for rows in memory, and what follows it."""
         method = self.method
-        if method.solver == "adam":
-            self.mixture, self.record = first, {"n_rows_in_memory": len(rows)}
-            self.trace = [sums_of(first, rows, method.n_candidates).log_likelihood - self._shift]
-            self.recent, self.stage, self.epoch = self.trace[-1], "adam", 0
-            self.ascent = Ascent(first, self._shape, method.learning_rate)
-            return
-        is_all = len(rows) == n
         run = solve(
             rows,
             first,
@@ -203,16 +224,18 @@ class Fit(Consumer):
             moves=method.split_merge,
             seed=self.seed,
             n_candidates=method.n_candidates,
+            work=self.work,
         )
         self.mixture = run.mixture
         self.trace = [value - self._shift for value in run.trace]
         self.record = {"n_rows_in_memory": len(rows), "n_iter": len(run.trace), "n_moves": run.n_moves}
-        if is_all or (self.method.solver == "em" and not self.method.n_passes):
+        if is_all or (method.solver == "em" and not method.n_passes):
             self._enter("done")
-        else:
-            self._enter("stepwise" if self.method.solver == "stepwise" else "exact")
-            if self.stage == "stepwise":  # which begins from the sample, so that the first batches do not undo what is known
-                self.sums = sums_of(self._now, rows, self.method.n_candidates)
+        elif method.solver == "em":
+            self._enter("exact")
+        else:  # from the sample's sums, so that the first batches do not undo what is known
+            self._enter("stepwise")
+            self.sums = sums_of(self._now, rows, method.n_candidates, self.work)
 
     def _measure(self, n: int) -> None:
         """The mean, the scale and the floor of the noise."""
@@ -239,13 +262,14 @@ class Fit(Consumer):
             )
 
     def _end_exact(self) -> None:
+        self.work.add_up(*self._sums.tensors)
         self.trace.append(self._sums.log_likelihood - self._shift)
         self.epoch += 1
         gain = self.trace[-1] - self.trace[-2] if self.epoch > 1 else math.inf
         if gain < -ROUNDING * abs(self.trace[-1]):
             message = f"pass {self.epoch} lowered the log-likelihood by {-gain:.3g} nats per row: float32 can tell no more of these rows"
             warnings.warn(message, ArmillaryWarning, stacklevel=4)
-        self.mixture = maximise(self._sums, self._now, self._shape)
+        self.mixture = maximise(self._sums, self._now, self._shape, self.work)
         is_done = self.epoch == self.method.n_passes or gain < self.method.tol
         self.stage = "done" if is_done else "exact"
         self.gate, self.n_batches, self.sums = None, 0, Sums.empty(self._now)
@@ -283,18 +307,13 @@ class Fit(Consumer):
         self.moments.merge([state["moments"]])
 
     def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
-        if self.stage == "sample":
-            self.sample.merge([state["sample"] for state in states])
-            self.moments.merge([state["moments"] for state in states])
-        elif self.stage == "exact":  # in a stepwise pass every batch was summed over the ranks
-            self.sums = Sums(**states[0]["sums"])
-            for state in states[1:]:
-                self.sums.add(Sums(**state["sums"]))
+        self.sample.merge([state["sample"] for state in states])
+        self.moments.merge([state["moments"] for state in states])
 
     # ------------------------------------------------------------ the result
 
     def finish(self) -> Decomposition:
-        mixture = canonical(self._now)
+        mixture = self.work.whole(canonical(self._now))
         order = mixture.log_weight.argsort(descending=True, stable=True)
         centroids = (mixture.centroids.double() / self.scale + self.mean.to(mixture.centroids.device)).float()
         loadings, noise = mixture.loadings / self.scale, mixture.noise / self.scale**2
@@ -302,13 +321,19 @@ class Fit(Consumer):
         found = Mixture(mixture.log_weight[order], centroids[order], loadings[order], noise)
         dictionary = Dictionary.of_regions(found.centroids, found.loadings)
         record = {**self.record, "log_likelihood": self.trace[-1], "n_dead": int((found.log_weight < -20).sum())}
-        tried = gate_for(self._now, self.method.n_candidates, self.probe)
+        tried = gate_for(self._now, self.method.n_candidates, self.probe, self.work)
         gate = None if tried is None else Gate.of(found, tried.n_candidates)
         curve = [{"step": i, "log_likelihood": value} for i, value in enumerate(self.trace, 1)]
         return Decomposition(dictionary, MFAEncoder(found, gate=gate), **one_to_one(self.layout), provenance={**record, "curve": curve})
 
     def describe(self) -> str:
         return self.stage if not self.trace else f"{self.stage}, {self.trace[-1]:.5g} nats per row"
+
+
+def there(value: W | None) -> W:
+    """What a stage after the sample has."""
+    assert value is not None
+    return value
 
 
 def _parts(value: Mixture | Sums | Gate) -> dict[str, Any]:

@@ -3,9 +3,9 @@
     within = sum pi_k C_k        y = (x - shift) A,  A^T within A = I, along the axes in which centroids differ most
     score_k = log pi_k + log N(y; y_k, diag(A^T C_k A))        the candidates of a row are the C regions of largest score
 
-that is, every region as a Gaussian without correlations in the first columns of a linear discriminant analysis. The few rows that none of
-their candidates explains are compared with all regions. Regions that are left out count as impossible, which can only lower a row's
-log-likelihood: what is computed is a lower bound, and `gap` says by how much.
+that is, every region as a Gaussian without correlations in the first columns of a linear discriminant analysis. Rows that none of their
+candidates explains are compared with more regions, and few of them with all. Regions that are left out count as impossible, which can only
+lower a row's log-likelihood: what is computed is a lower bound, and `gap` says by how much.
 
 Letters: n rows, D width, K regions, d columns of the sketch, C candidates.
 """
@@ -19,12 +19,13 @@ from torch import Tensor
 
 from armillary.core.onednn import linear as product
 from armillary.methods.mfa.mixture import Mixture
+from armillary.methods.mfa.ranks import ALL, Work
 
 #: Columns of the sketch at most, and candidates by default.
 SKETCH, CANDIDATES = 128, 16
-#: A row is not explained where the squared distance to its nearest candidate is above its mean by so many standard deviations; rows of a
-#: batch that are compared with all regions for that, at most.
-DOUBTFUL, SHARE = 5.0, 0.02
+#: A row is not explained where the squared distance to its nearest candidate is above its mean by so many standard deviations. For such
+#: rows, at most this share of a batch, so many times as many candidates are considered, and for those that are farthest then all regions.
+DOUBTFUL, FAR, WIDER, FARTHEST = 5.0, 0.2, 8, 0.02
 #: Nats per row that the bound may be below the log-likelihood before there are more candidates, and rows that this is looked at on.
 TOLERATED, PROBED = 0.01, 512
 #: Regions from which on a gate is used by default.
@@ -66,10 +67,14 @@ class Gate:
         weights = torch.cat([points / variance, -0.5 / variance], dim=1)
         return Gate(mixture.shift, sketch, weights.to(kind), offset.to(kind), min(n_candidates, mixture.n_regions))
 
+    def to(self, device: torch.device) -> Gate:
+        return Gate(self.centre.to(device), self.sketch.to(device), self.weights.to(device), self.offset.to(device), self.n_candidates)
+
     def candidates(self, x: Tensor) -> Tensor:
         """[n, C] regions of rows x [n, D], the likeliest first."""
         y = (x - self.centre) @ self.sketch
-        return torch.topk(product(torch.cat([y, y.square()], dim=1), self.weights, self.offset), self.n_candidates, dim=1).indices
+        parts = torch.split(torch.cat([y, y.square()], dim=1), max(1, CHUNK // len(self.weights)))
+        return torch.cat([torch.topk(product(part, self.weights, self.offset), self.n_candidates, dim=1).indices for part in parts])
 
 
 def discriminant(mixture: Mixture) -> Tensor:
@@ -111,40 +116,60 @@ class Considered:
         """The region in a slot of a row."""
         return slot if self.regions is None else self.regions[row, slot]
 
+    def distance(self, mixture: Mixture) -> Tensor:
+        """[n] squared Mahalanobis distance of each row to the likeliest of the regions that are considered for it."""
+        best, slot = self.joint.max(dim=1)
+        region = self.region(torch.arange(len(best), device=best.device), slot)
+        return 2 * (mixture.constant.to(best.dtype)[region] - best)
 
-def part_size(mixture: Mixture, gate: Gate | None) -> int:
-    """Rows that are worked on together: as many as fit, or enough for each of many regions to have some."""
-    return max(1, CHUNK // max(mixture.n_regions * (2 + mixture.rank), mixture.d)) if gate is None else GATED
+    def replace(self, rows: Tensor, other: Considered) -> None:
+        """Take for some rows the likeliest of the regions that another one considered for these rows."""
+        assert self.regions is not None and other.regions is not None
+        self.joint[rows], slot = other.joint.topk(self.joint.shape[1], dim=1)
+        self.regions[rows] = other.regions.gather(1, slot)
+        self.white[rows] = other.white.gather(1, slot[:, :, None].expand(-1, -1, self.white.shape[2]))
 
 
-def consider(mixture: Mixture, x: Tensor, gate: Gate | None = None) -> Considered:
-    """What a mixture makes of rows x [n, D]: of all regions, or of a gate's candidates."""
+def part_size(mixture: Mixture, gate: Gate | None, work: Work = ALL) -> int:
+    """Rows that are worked on together: as many as fit, or enough for each of many regions to have some; the same on every rank."""
+    return max(1, CHUNK // max(work.shares(mixture)[1] * (2 + mixture.rank), mixture.d)) if gate is None else GATED
+
+
+def consider(mixture: Mixture, x: Tensor, gate: Gate | None = None, work: Work = ALL) -> Considered:
+    """What a mixture makes of rows x [n, D]: of all regions, or of a gate's candidates. Of a share of the regions, these alone."""
     if gate is None:
         return Considered(None, *mixture.log_joint(x))
     regions = gate.candidates(x)
-    joint, white = mixture.log_joint_of(x, regions)
-    best, slot = joint.max(dim=1)
-    distance = 2 * (mixture.constant.to(x.dtype)[regions.gather(1, slot[:, None])[:, 0]] - best)  # [n]
-    far = distance.topk(int(SHARE * len(x))).indices
-    far = far[distance[far] > mixture.d + DOUBTFUL * (2 * mixture.d) ** 0.5]
-    if len(far):
-        whole, inside = mixture.log_joint(x[far])
-        joint[far], regions[far] = whole.topk(gate.n_candidates, dim=1)
-        white[far] = inside.gather(1, regions[far][:, :, None].expand(-1, -1, mixture.rank))
-    return Considered(regions, joint, white)
+    found = Considered(regions, *mixture.log_joint_of(x, regions))
+    for share, wider in ((FAR, min(WIDER * gate.n_candidates, mixture.n_regions)), (FARTHEST, None)):
+        distance = work.least(found.distance(mixture))
+        far = distance.topk(int(share * len(x))).indices
+        far = far[distance[far] > mixture.d + DOUBTFUL * (2 * mixture.d) ** 0.5]
+        for some in torch.split(far, part_size(mixture, None)) if len(far) else ():
+            found.replace(some, _wider(mixture, x[some], None if wider is None else replace(gate, n_candidates=wider)))
+    return found
 
 
-def gate_for(mixture: Mixture, n_candidates: int | None, probe: Tensor) -> Gate | None:
+def _wider(mixture: Mixture, x: Tensor, gate: Gate | None) -> Considered:
+    """Of more regions than before, or of all."""
+    if gate is None:
+        joint, white = mixture.log_joint(x)
+        return Considered(torch.arange(mixture.n_regions, device=x.device).expand(len(x), -1), joint, white)
+    regions = gate.candidates(x)
+    return Considered(regions, *mixture.log_joint_of(x, regions))
+
+
+def gate_for(mixture: Mixture, n_candidates: int | None, probe: Tensor, work: Work = ALL) -> Gate | None:
     """A gate whose bound is near the log-likelihood of rows [n, D]: candidates are doubled until it is. None once they are all regions."""
     gate = None if n_candidates is None else Gate.of(mixture, n_candidates)
-    while gate is not None and gate.n_candidates < mixture.n_regions:
-        if float(gap(mixture, gate, probe).mean()) <= TOLERATED:
+    while gate is not None and gate.n_candidates < work.shares(mixture)[0]:
+        if float(gap(mixture, gate, probe, work).mean()) <= TOLERATED:
             return gate
         gate = replace(gate, n_candidates=2 * gate.n_candidates)
     return None
 
 
-def gap(mixture: Mixture, gate: Gate, x: Tensor) -> Tensor:
+def gap(mixture: Mixture, gate: Gate, x: Tensor, work: Work = ALL) -> Tensor:
     """[n] by how many nats the bound of each row is below its log-likelihood, from all regions."""
-    whole, bound = (consider(mixture, x, one).joint.logsumexp(1) for one in (None, gate))
+    whole, bound = (work.logsumexp(consider(mixture, x, one, work).joint) for one in (None, gate))
     return (whole - bound).clamp_min(0)

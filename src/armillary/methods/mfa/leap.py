@@ -21,13 +21,21 @@ LONGEST = 8.0
 
 def leap(first: Mixture, second: Mixture, third: Mixture) -> Mixture:
     """Parameters beyond three that followed each other."""
+    centroids, loadings = torch.empty_like(third.centroids), torch.empty_like(third.loadings)
+    for own in third.parts():
+        centroids[own], loadings[own] = _further(*(one.part(own) for one in (first, second, third)))
+    return Mixture(third.log_weight, centroids, loadings, third.noise)
+
+
+def _further(first: Mixture, second: Mixture, third: Mixture) -> tuple[Tensor, Tensor]:
+    """Centroids and loadings of some regions."""
     rows = [torch.cat([one.centroids[:, None], one.loadings], dim=1) for one in (first, second, third)]  # [K, 1 + R, D]
     r = rows[1] - rows[0]
     v = rows[2] - rows[1] - r
     scale = third.precision.sqrt()[:, None]
     a = (_size(r * scale) / _size(v * scale).clamp_min(torch.finfo(r.dtype).tiny)).clamp(1.0, LONGEST)[:, None, None]
     found = rows[0] + 2 * a * r + a.square() * v
-    return Mixture(third.log_weight, found[:, 0], found[:, 1:].contiguous(), third.noise)
+    return found[:, 0], found[:, 1:]
 
 
 def _size(change: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, final
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
+from armillary.core import distributed
 from armillary.core.decomposition import Decomposition
+from armillary.core.devices import device_of
 from armillary.core.method import Consumer, Method
 from armillary.core.rows import Rows, width
 from armillary.errors import InputError, ShapeError
@@ -20,6 +22,8 @@ from armillary.methods.mfa.gate import CANDIDATES, MANY
 
 #: Rows that are held in memory by default: at least so many, and so many per region.
 MAX_ROWS, ROWS_PER_REGION = 16_384, 100
+#: Where these have more entries than this, 1 GiB in float32, fewer are held, but so many per region.
+MAX_ENTRIES, FEWEST_PER_REGION = 1 << 28, 16
 
 
 @final
@@ -57,13 +61,23 @@ class MFA(Method):
     tol: float = Field(default=1e-3, ge=0)
     """Stop when a step or a pass gains less than so many nats per row."""
     max_rows: int | None = Field(default=None, ge=1)
-    """Rows held in memory.  [default: 100 per region, at least 16,384]"""
+    """Rows held in memory.  [default: 100 per region, at least 16,384; of more than 1 GiB no more than 16 per region]"""
     batch_size: int = Field(default=8192, ge=1)
     """Rows per batch, over all ranks."""
     step_size: int = Field(default=1024, ge=1)
     """Rows per step of Adam, over all ranks."""
     learning_rate: float = Field(default=5e-3, gt=0)
     """Of Adam."""
+    shard: bool = False
+    """Share the regions among the ranks instead of the rows, for a mixture too large for one device."""
+    device: str | None = None
+    """Where to fit, such as "cuda".  [default: where the rows are]"""
+
+    @model_validator(mode="after")
+    def _can_be_shared(self) -> MFA:
+        if self.shard and self.solver == "adam":
+            raise ValueError("shard and solver='adam' do not go together; regions are shared by solver='stepwise' or 'em'")
+        return self
 
     @property
     def n_candidates(self) -> int | None:
@@ -72,17 +86,23 @@ class MFA(Method):
             return CANDIDATES if self.n_regions >= MANY else None
         return None if self.gating is None or self.gating >= self.n_regions else self.gating
 
-    @property
-    def n_in_memory(self) -> int:
-        """Rows of the sample at most."""
-        return max(MAX_ROWS, ROWS_PER_REGION * self.n_regions) if self.max_rows is None else self.max_rows
+    def n_in_memory(self, d: int) -> int:
+        """Rows of width `d` of the sample at most."""
+        if self.max_rows is not None:
+            return self.max_rows
+        most = max(self.min_rows(d), FEWEST_PER_REGION * self.n_regions, MAX_ENTRIES // d)
+        return min(max(MAX_ROWS, ROWS_PER_REGION * self.n_regions), most)
 
     def consumer(self, data: Rows, *, seed: int, start: Decomposition | None) -> Consumer:
         d = width(data.layout)
         if self.rank >= d:
             raise InputError(f"rank must be below the width D={d}, got {self.rank}; try rank={max(1, d // 4)}")
-        if self.n_in_memory < self.min_rows(d):
+        if self.n_in_memory(d) < self.min_rows(d):
             raise InputError(f"max_rows must be at least {self.min_rows(d)} for this fit, got {self.max_rows}; leave it out for enough")
+        if self.device is not None:
+            device_of(self.device)
+        if self.shard and self.n_regions < 2 * distributed.world():
+            raise InputError(f"{distributed.world()} ranks cannot share {self.n_regions} regions: each needs two; leave shard out")
         if start is not None and (start.n_features, start.dictionary.d) != (self.n_regions, d):
             raise ShapeError(f"start has {start.n_features} features of width {start.dictionary.d}, this fit {self.n_regions} of width {d}")
         return Fit(self, data.layout, seed, start)

@@ -2,7 +2,8 @@
 
     k ~ Cat(pi)    z ~ N(0, I)    x = mu_k + z W_k + noise,  of variance psi_k per column          C_k = W_k^T W_k + diag(psi_k)
 
-With M_k = I + W_k diag(1 / psi_k) W_k^T = L_k L_k^T and B_k = L_k^-1 W_k diag(1 / psi_k), Woodbury's identity gives, for d = x - mu_k,
+With M_k = I + W_k diag(1 / psi_k) W_k^T = L_k L_k^T, d = x - mu_k and B_k = L_k^-1 W_k diag(1 / psi_k), so that B_k d is the part of d
+inside the region in units in which it is white noise, Woodbury's identity gives
 
     log p(x | k) = -1/2 [D log 2 pi + sum log psi_k + 2 log |L_k| + sum d^2 / psi_k - |B_k d|^2]
     E[z | x, k] = L_k^-T B_k d            Cov[z | x, k] = M_k^-1
@@ -24,6 +25,8 @@ from torch import Tensor
 from armillary.core.onednn import linear as product
 
 LOG_2_PI = math.log(2 * math.pi)
+#: Entries of centroids and loadings that are worked on together, 16 MB in float64, and up to which what is made of them is kept.
+PART, KEPT = 1 << 21, 1 << 25
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,27 @@ class Mixture:
     def d(self) -> int:
         return self.centroids.shape[1]
 
-    def to(self, dtype: torch.dtype) -> Mixture:
-        return Mixture(*(one.to(dtype) for one in (self.log_weight, self.centroids, self.loadings, self.noise)))
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.log_weight, self.centroids, self.loadings, self.noise
+
+    def to(self, where: torch.dtype | torch.device | str) -> Mixture:
+        """In another precision, or on another device."""
+        return Mixture(*(one.to(where) for one in self.tensors))
 
     def detach(self) -> Mixture:
-        """The same numbers without gradients."""
-        return Mixture(*(one.detach().clone() for one in (self.log_weight, self.centroids, self.loadings, self.noise)))
+        """The same numbers without gradients, in memory of their own."""
+        return Mixture(*(one.detach().clone() for one in self.tensors))
+
+    def part(self, own: slice) -> Mixture:
+        """Some regions; their weights are what they were."""
+        noise = self.noise[own] if len(self.noise) > 1 else self.noise
+        return Mixture(self.log_weight[own], self.centroids[own], self.loadings[own], noise)
+
+    def parts(self) -> list[slice]:
+        """Regions that are worked on together, so that what is made of their loadings on the way stays small."""
+        size = max(1, PART // max(1, (1 + self.rank) * self.d))
+        return [slice(first, min(first + size, self.n_regions)) for first in range(0, self.n_regions, size)]
 
     # ------------------------------------------------------------ factors
 
@@ -71,6 +89,9 @@ class Mixture:
     @cached_property
     def cholesky(self) -> Tensor:
         """L [K, R, R] of M = I + W diag(1 / psi) W^T, worked out in float64."""
+        return torch.cat([self.part(own)._factor() for own in self.parts()])
+
+    def _factor(self) -> Tensor:
         w = self.loadings.double()
         m = (w * self.precision.double()[:, None]) @ w.mT
         found: Tensor = torch.linalg.cholesky(m + torch.eye(self.rank, dtype=m.dtype, device=m.device))
@@ -83,13 +104,6 @@ class Mixture:
         return found
 
     @cached_property
-    def whitener(self) -> Tensor:
-        """B [K, R, D], whose product with d = x - mu is the part of d inside the region, in units in which it is white noise."""
-        scaled = self.loadings.double() * self.precision.double()[:, None]
-        found: Tensor = torch.linalg.solve_triangular(self.cholesky, scaled, upper=False)
-        return found.to(self.loadings.dtype)
-
-    @cached_property
     def constant(self) -> Tensor:
         """[K] log pi - 1/2 [D log 2 pi + sum log psi + 2 log |L|], float64."""
         log_det = self.noise.double().log().sum(1) + 2 * self.cholesky.diagonal(dim1=1, dim2=2).log().sum(1)
@@ -100,29 +114,39 @@ class Mixture:
     @cached_property
     def shift(self) -> Tensor:
         """[D] what is taken off rows and centroids before products are formed, so that these are small."""
-        return (self.log_weight.double().exp() @ self.centroids.double()).to(self.centroids.dtype)
+        return torch.einsum("k,kd->d", self.log_weight.softmax(0).to(self.centroids.dtype), self.centroids)
+
+    def _projections(self, own: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Of k regions: [k (1 + R), D] the rows (mu - shift) / psi and B; [k, R] B (mu - shift); [k] sum (mu - shift)^2 / psi."""
+        m, factor = self.part(own), self.cholesky[own]
+        whitener = torch.linalg.solve_triangular(factor, m.loadings.double() * m.precision.double()[:, None], upper=False)
+        b, centred = whitener.to(m.loadings.dtype), m.centroids - self.shift  # [k, R, D], [k, D]
+        scaled = centred * m.precision
+        rows = torch.cat([scaled[:, None], b], dim=1).reshape(-1, self.d)
+        return rows, torch.einsum("krd,kd->kr", b, centred), (scaled * centred).sum(1)
 
     @cached_property
-    def _projections(self) -> tuple[Tensor, Tensor, Tensor]:
-        """[K (R + 1), D] the rows (mu - shift) / psi and B of every region; [K, R] B (mu - shift); [K] sum (mu - shift)^2 / psi."""
-        centred = self.centroids - self.shift  # [K, D]
-        scaled = centred * self.precision
-        rows = torch.cat([scaled[:, None], self.whitener], dim=1).reshape(-1, self.d)
-        return rows, torch.einsum("krd,kd->kr", self.whitener, centred), (scaled * centred).sum(1)
+    def _kept(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """The projections of all regions, where these are few."""
+        return [self._projections(own) for own in self.parts()]
 
     def log_joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Of rows x [n, D], by one matrix product.
+        """Of rows x [n, D], by one matrix product, or by several where there are many regions.
 
         Returns:
             [n, K] log pi_k + log p(x | k), and [n, K, R] the white coordinates B_k (x - mu_k).
         """
-        rows, inside, squared = self._projections
+        few = self.loadings.numel() <= KEPT
+        made = self._kept if few else (self._projections(own) for own in self.parts())
         centred = x - self.shift
-        out = product(centred, rows).view(len(x), self.n_regions, 1 + self.rank)
-        white = out[:, :, 1:] - inside
         size = product(centred.square(), self.precision)  # [n, P]
-        distance = size - 2 * out[:, :, 0] + squared - white.square().sum(2)
-        return self.constant.to(x.dtype) - distance / 2, white
+        distance, white = [], []
+        for rows, inside, squared in made:
+            out = product(centred, rows).view(len(x), len(squared), 1 + self.rank)
+            white.append(out[:, :, 1:] - inside)
+            distance.append(squared - 2 * out[:, :, 0] - white[-1].square().sum(2))
+        whole = torch.cat(distance, dim=1) if len(distance) > 1 else distance[0]
+        return self.constant.to(x.dtype) - (size + whole) / 2, torch.cat(white, dim=1) if len(white) > 1 else white[0]
 
     # ------------------------------------------------------------ some regions per row
 
@@ -139,15 +163,16 @@ class Mixture:
             [n, C] log pi_k + log p(x | k), and [n, C, R] the white coordinates.
         """
         n, c = regions.shape
+        inverse = self.inverse.to(x.dtype)
         value, white = x.new_empty(n * c), x.new_empty(n * c, self.rank)
         for k, pairs in grouped(regions.flatten()):
-            d = x[pairs // c] - self.centroids[k]
-            inside = d @ self.whitener[k].T
+            d, precision = x[pairs // c] - self.centroids[k], self.precision[k % len(self.precision)]
+            inside = d @ (self.loadings[k] * precision).T @ inverse[k].T
             less = -inside.square().sum(1)
             if is_exact:
-                z = inside @ self.inverse[k].to(x.dtype)
+                z = inside @ inverse[k]
                 d, less = d - z @ self.loadings[k], z.square().sum(1)
-            distance = d.square_() @ self.precision[k % len(self.precision)] + less
+            distance = d.square_() @ precision + less
             value[pairs], white[pairs] = self.constant[k].to(x.dtype) - distance / 2, inside
         return value.view(n, c), white.view(n, c, self.rank)
 

@@ -12,7 +12,9 @@ Letters: n rows, D width, K regions.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor
 from armillary.methods.mfa.em import Shape, expect, maximise
 from armillary.methods.mfa.gate import Gate, consider, part_size
 from armillary.methods.mfa.mixture import Mixture, grouped
+from armillary.methods.mfa.ranks import ALL, Work
 from armillary.methods.mfa.start import around, cluster, sketch
 
 #: Rows of a region that a split is tried on, at most; steps of EM of a try.
@@ -29,12 +32,27 @@ TRIED, STEPS = 2000, 3
 TRIES = 512
 #: A move has to gain so many times what it costs.
 MARGIN = 1.2
+#: Of two regions.
+FIRST, SECOND = slice(0, 1), slice(1, 2)
+
+T = TypeVar("T")
 
 
-def moved(
-    mixture: Mixture, x: Tensor, shape: Shape, gate: Gate | None = None, *, seed: int, most: int | None = None
-) -> tuple[Mixture, int]:
-    """The mixture after one round of moves on rows x [n, D], and how many there were.
+@dataclass(frozen=True)
+class Moves:
+    """A round of moves.
+
+    Args:
+        pairs: (region that is split, region that is given up), those that gain most first.
+        halves: by number of a region this rank holds, what takes its place: a mixture of one region.
+    """
+
+    pairs: list[tuple[int, int]]
+    halves: dict[int, Mixture]
+
+
+def proposed(mixture: Mixture, x: Tensor, shape: Shape, gate: Gate | None = None, *, seed: int, work: Work = ALL) -> Moves:
+    """The moves that are worth their cost on rows x [n, D].
 
     Args:
         mixture: where to begin.
@@ -42,44 +60,64 @@ def moved(
         shape: what it shall be.
         gate: of the mixture, where not all regions are considered for a row.
         seed: of the splits.
-        most: moves at most.
+        work: this rank's share.
     """
-    region, loss, heir = losses(mixture, x, gate)
-    own = dict(sorted(grouped(region), key=lambda one: -len(one[1]))[:TRIES])
-    cheap = loss.argsort().tolist()
-    tries = {k: split(mixture, k, x[rows], shape, seed=seed + k) for k, rows in own.items() if splits(mixture, len(rows))}
-    gains = {k: gain for k, (_, gain) in tries.items()}
+    region, loss, heir = losses(mixture, x, gate, work)
+    tried = sorted(grouped(region), key=lambda one: -len(one[1]))[:TRIES]
+    own = {k: rows for k, rows in tried if 0 <= k - work.first < mixture.n_regions and splits(mixture, len(rows))}
+    tries = {k: split(mixture, k - work.first, x[rows], shape, seed=seed + k) for k, rows in own.items()}
+    gains = _joined(work.gather({k: gain for k, (_, gain) in tries.items()}))
+    pairs = _worth(gains, loss, heir)
+    halves = {place: tries[k][0].part(half) for k, gone in pairs if k in tries for place, half in ((k, FIRST), (gone, SECOND))}
+    everywhere = _joined(work.gather(halves))
+    return Moves(pairs, {k: half for k, half in everywhere.items() if 0 <= k - work.first < mixture.n_regions})
+
+
+def _worth(gains: Mapping[int, float], loss: Tensor, heir: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of a region to split and one to give up, no region in two of them."""
+    cheap = loss.argsort(stable=True).tolist()
     taken: set[int] = set()  # regions that were split, given up, or hold the rows of one that was
-    n_moves = 0
-    for k in sorted(gains, key=lambda k: -gains[k]):
+    pairs = []
+    for k in sorted(gains, key=lambda k: (-gains[k], k)):
         gone = next((j for j in cheap if j not in taken and j != k and heir[j] != k), None)
-        if n_moves == most:
-            break
         if gone is None or k in taken or gains[k] <= MARGIN * float(loss[gone]):
             continue
-        mixture = put(mixture, [k, gone], tries[k][0])
         taken |= {k, gone, heir[gone]}
-        n_moves += 1
-    return mixture, n_moves
+        pairs.append((k, gone))
+    return pairs
 
 
-def losses(mixture: Mixture, x: Tensor, gate: Gate | None = None) -> tuple[Tensor, Tensor, list[int]]:
+def _joined(parts: Sequence[Mapping[int, T]]) -> dict[int, T]:
+    return {k: value for part in parts for k, value in part.items()}
+
+
+def made(mixture: Mixture, moves: Moves, n: int, work: Work = ALL) -> Mixture:
+    """The mixture after the first n moves."""
+    halves = {k: moves.halves[k] for pair in moves.pairs[:n] for k in pair if k in moves.halves}
+    if not halves:
+        return replace(mixture, log_weight=_normal(mixture.log_weight, work))
+    new = Mixture(*(torch.cat(one) for one in zip(*(half.tensors for half in halves.values()), strict=True)))
+    return put(mixture, [k - work.first for k in halves], new, work)
+
+
+def losses(mixture: Mixture, x: Tensor, gate: Gate | None = None, work: Work = ALL) -> tuple[Tensor, Tensor, list[int]]:
     """[n] the region of each row, [K] what rows would lose without each region, and [K] the region that most of them would fall to."""
-    n = mixture.n_regions
+    n = work.n_regions(mixture)
     regions, seconds, gaps = [], [], []
-    for part in torch.split(x, part_size(mixture, gate)):
-        found = consider(mixture, part, gate)
+    for part in torch.split(x, part_size(mixture, gate, work)):
+        found = consider(mixture, part, gate, work)
         value, slot = found.joint.topk(min(2, found.joint.shape[1]), dim=1)
-        row = torch.arange(len(part))
-        regions.append(found.region(row, slot[:, 0]))
-        seconds.append(found.region(row, slot[:, -1]))
+        row = torch.arange(len(part), device=x.device)[:, None].expand_as(slot)
+        value, number = work.best(value, found.region(row, slot) + work.first)
+        regions.append(number[:, 0])
+        seconds.append(number[:, -1])
         gaps.append((value[:, 0] - value[:, -1]).double())
-    region = torch.cat(regions)
-    pair, count = np.unique((region * n + torch.cat(seconds)).numpy(), return_counts=True)
+    region = torch.cat(regions).cpu()
+    pair, count = np.unique((region * n + torch.cat(seconds).cpu()).numpy(), return_counts=True)
     heir = np.arange(n)
     order = count.argsort(kind="stable")
     heir[pair[order] // n] = pair[order] % n  # of several the last, which has most rows
-    return region, torch.zeros(n, dtype=torch.float64).index_add_(0, region, torch.cat(gaps)), heir.tolist()
+    return region, torch.zeros(n, dtype=torch.float64).index_add_(0, region, torch.cat(gaps).cpu()), heir.tolist()
 
 
 def splits(mixture: Mixture, n_rows: int) -> bool:
@@ -99,20 +137,24 @@ def split(mixture: Mixture, k: int, rows: Tensor, shape: Shape, *, seed: int) ->
     for _ in range(STEPS):
         new = maximise(expect(two, tried), two, shape)
         two = new if len(psi) > 1 else replace(new, noise=psi)
-    before = mixture.log_joint_at(tried, torch.full((len(tried),), k))[0]
+    before = mixture.log_joint_at(tried, torch.full((len(tried),), k, device=tried.device))[0]
     two = replace(two, log_weight=two.log_weight + mixture.log_weight[k])
     after = torch.logsumexp(two.log_joint(tried)[0], dim=1)
     return two, float((after - before).sum(dtype=torch.float64)) * len(rows) / len(tried)
 
 
-def put(mixture: Mixture, places: list[int], new: Mixture) -> Mixture:
+def put(mixture: Mixture, places: list[int], new: Mixture, work: Work = ALL) -> Mixture:
     """The mixture with other regions at these places, and weights that add up to 1."""
-    at = torch.tensor(places)
+    at = torch.tensor(places, device=mixture.centroids.device)
     noise = mixture.noise if len(mixture.noise) == 1 else mixture.noise.index_copy(0, at, new.noise)
-    log_weight = mixture.log_weight.index_copy(0, at, new.log_weight)
     return Mixture(
-        log_weight - log_weight.logsumexp(0),
+        _normal(mixture.log_weight.index_copy(0, at, new.log_weight), work),
         mixture.centroids.index_copy(0, at, new.centroids),
         mixture.loadings.index_copy(0, at, new.loadings),
         noise,
     )
+
+
+def _normal(log_weight: Tensor, work: Work) -> Tensor:
+    """Weights of this rank's regions so that those of all add up to 1."""
+    return log_weight - work.logsumexp(log_weight[None])

@@ -14,7 +14,8 @@ from armillary.methods.mfa.em import Shape, Sums, expect, maximise
 from armillary.methods.mfa.gate import PROBED, gate_for, part_size
 from armillary.methods.mfa.leap import leap
 from armillary.methods.mfa.mixture import Mixture
-from armillary.methods.mfa.moves import moved
+from armillary.methods.mfa.moves import Moves, made, proposed
+from armillary.methods.mfa.ranks import ALL, Work
 
 #: Steps that are looked at together.
 LATELY = 3
@@ -27,11 +28,12 @@ class Run:
     """A mixture in progress.
 
     Args:
-        mixture: the parameters.
+        mixture: the parameters, of this rank's regions.
         shape: what it shall be.
         trace: mean log-likelihood before each step.
         n_moves: regions that were split at another's cost.
         n_candidates: regions that are considered for a row; None for all.
+        work: this rank's share.
         past: parameters since the last leap.
         safe: where to go back to should the last leap have been too long.
     """
@@ -41,26 +43,30 @@ class Run:
     trace: list[float] = field(default_factory=list)
     n_moves: int = 0
     n_candidates: int | None = None
+    work: Work = ALL
     past: list[Mixture] = field(default_factory=list)
     safe: Mixture | None = None
 
     def step(self, x: Tensor) -> float:
         """One step of EM, and after every second one a leap; by how much the step before it raised the log-likelihood."""
-        sums = sums_of(self.mixture, x, self.n_candidates)
+        sums = self.sums(x)
         if self.safe is not None and sums.log_likelihood < self.trace[-1]:  # the leap was too long
-            self.mixture = self.safe
-            sums = sums_of(self.mixture, x, self.n_candidates)
-            self.past = []
+            self.mixture, self.past = self.safe, []
+            sums = self.sums(x)
         self.trace.append(sums.log_likelihood)
         self.past = [*self.past, self.mixture][-2:]
-        self.mixture, self.safe = maximise(sums, self.mixture, self.shape), None
+        self.mixture, self.safe = maximise(sums, self.mixture, self.shape, self.work), None
         if len(self.past) == 2:
             self.safe, self.mixture, self.past = self.mixture, leap(self.past[0], self.past[1], self.mixture), []
         return self.trace[-1] - self.trace[-2] if len(self.trace) > 1 else float("inf")
 
+    def sums(self, x: Tensor) -> Sums:
+        """Those of all rows."""
+        return sums_of(self.mixture, x, self.n_candidates, self.work)
+
     def land(self, x: Tensor) -> None:
         """Undo the last leap unless it makes the rows more likely than the step it began from."""
-        if self.safe is not None and sums_of(self.mixture, x, self.n_candidates).log_likelihood < self.trace[-1]:
+        if self.safe is not None and self.sums(x).log_likelihood < self.trace[-1]:
             self.mixture = self.safe
         self.safe, self.past = None, []
 
@@ -73,48 +79,64 @@ class Run:
                 break
         self.land(x)
 
-    def move(self, x: Tensor, tol: float, *, seed: int, most: int | None = None) -> bool:
-        """Make a round of moves, settle, and keep what came of it if it is likelier; whether it was."""
+    def move(self, x: Tensor, tol: float, *, seed: int) -> bool:
+        """A round of moves, all at once, and where these do not help together the best one alone; whether it was kept."""
+        gate = gate_for(self.mixture, self.n_candidates, x[:PROBED], self.work)
+        moves = proposed(self.mixture, x, self.shape, gate, seed=seed, work=self.work)
+        if not moves.pairs:
+            return False
+        level = self.sums(x).log_likelihood
+        return any(self._made(moves, n, x, tol, level) for n in dict.fromkeys((len(moves.pairs), 1)))
+
+    def _made(self, moves: Moves, n: int, x: Tensor, tol: float, level: float) -> bool:
+        """Make n moves and settle; whether the rows became more likely, else all is as it was."""
         before, trace = self.mixture, list(self.trace)
-        level = sums_of(before, x, self.n_candidates).log_likelihood
-        self.mixture, n = moved(before, x, self.shape, gate_for(before, self.n_candidates, x[:PROBED]), seed=seed, most=most)
-        if n:
-            self.settle(x, SETTLE, tol)
-            if sums_of(self.mixture, x, self.n_candidates).log_likelihood > level:
-                self.n_moves += n
-                return True
+        self.mixture = made(before, moves, n, self.work)
+        self.settle(x, SETTLE, tol)
+        if self.sums(x).log_likelihood > level:
+            self.n_moves += n
+            return True
         self.mixture, self.trace = before, trace
         return False
 
 
-def sums_of(mixture: Mixture, x: Tensor, n_candidates: int | None = None) -> Sums:
+def sums_of(mixture: Mixture, x: Tensor, n_candidates: int | None = None, work: Work = ALL) -> Sums:
     """The sums of all rows, part by part."""
-    sums, gate = Sums.empty(mixture), gate_for(mixture, n_candidates, x[:PROBED])
-    for part in torch.split(x, part_size(mixture, gate)):
-        sums.add(expect(mixture, part, gate))
+    sums, gate = Sums.empty(mixture), gate_for(mixture, n_candidates, x[:PROBED], work)
+    for part in torch.split(x, part_size(mixture, gate, work)):
+        sums.add(expect(mixture, part, gate, work))
     return sums
 
 
 def solve(
-    x: Tensor, start: Mixture, shape: Shape, *, n_steps: int, tol: float, moves: bool, seed: int, n_candidates: int | None = None
+    x: Tensor,
+    start: Mixture,
+    shape: Shape,
+    *,
+    n_steps: int,
+    tol: float,
+    moves: bool,
+    seed: int,
+    n_candidates: int | None = None,
+    work: Work = ALL,
 ) -> Run:
     """A mixture of rows.
 
     Args:
         x: [n, D], centred.
-        start: where to begin.
+        start: where to begin, this rank's regions.
         shape: what it shall be.
         n_steps: of EM at most, besides those between moves.
         tol: nats per row that a step has to gain.
         moves: whether regions are split and given up.
         seed: of the moves.
         n_candidates: regions that are considered for a row; None for all.
+        work: this rank's share.
     """
-    run = Run(start, shape, n_candidates=n_candidates)
+    run = Run(start, shape, n_candidates=n_candidates, work=work)
     run.settle(x, SETTLE, tol)
-    for i in range(ROUNDS if moves and start.n_regions > 1 else 0):
-        # All moves at once, and where these do not help together, the best one alone.
-        if not (run.move(x, tol, seed=seed + 1000 * i) or run.move(x, tol, seed=seed + 1000 * i, most=1)):
+    for i in range(ROUNDS if moves and shape.n_regions > 1 else 0):
+        if not run.move(x, tol, seed=seed + 1000 * i):
             break
     run.settle(x, n_steps, tol)
     return run

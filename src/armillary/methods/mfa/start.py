@@ -25,6 +25,7 @@ from armillary.methods.kmeans import means, plus_plus, refine
 from armillary.methods.mfa.em import Shape
 from armillary.methods.mfa.encoder import MFAEncoder
 from armillary.methods.mfa.mixture import Mixture, grouped
+from armillary.methods.mfa.ranks import ALL, Work
 
 #: Columns of the sketch at most.
 SKETCH = 64
@@ -36,11 +37,13 @@ SEEDED, ROWS_PER_CENTRE = 16_384, 16
 STEPS = 10
 #: Further axes, and rounds, of randomised subspace iteration; widths up to which it is exact.
 EXTRA, ROUNDS, EXACT = 10, 3, 256
+#: Rows from which axes of all rows together are found.
+POOLED = 1 << 16
 #: Loadings of axes that hold no more variance than the noise, as a share of the noise's deviation.
 FAINT = 1e-2
 
 
-def first_mixture(x: Tensor, shape: Shape, *, seed: int, init: str = "kmeans_pca") -> Mixture:
+def first_mixture(x: Tensor, shape: Shape, *, seed: int, init: str = "kmeans_pca", work: Work = ALL) -> Mixture:
     """A mixture for a sample of rows.
 
     Args:
@@ -48,18 +51,24 @@ def first_mixture(x: Tensor, shape: Shape, *, seed: int, init: str = "kmeans_pca
         shape: what it shall be.
         seed: of all draws.
         init: "kmeans_pca", or "random": centroids are rows, and loadings small and random.
+        work: this rank's share; its regions alone are made.
     """
     generator = torch.Generator().manual_seed(seed)
     if init == "random":
-        centroids = x[torch.randperm(len(x), generator=generator)[: shape.n_regions]]
-        variance = x.square().mean(0).clamp_min(shape.floor)  # [D]
-        loadings = 0.1 * variance.sqrt() * torch.randn(shape.n_regions, shape.rank, x.shape[1], generator=generator)
-        log_weight = torch.full((shape.n_regions,), -math.log(shape.n_regions))
-        return Mixture(log_weight, centroids, loadings, shape.spread(variance[None]))
-    return around(x, cluster(sketch(x, generator), shape.n_regions, generator), shape, generator)
+        return work.own(_random(x, shape, generator))
+    return around(x, cluster(sketch(x, generator), shape.n_regions, generator), shape, generator, work=work)
 
 
-def given_mixture(x: Tensor, start: Decomposition, shape: Shape, *, mean: Tensor, scale: float, seed: int) -> Mixture:
+def _random(x: Tensor, shape: Shape, generator: torch.Generator) -> Mixture:
+    """Centroids at rows, small random loadings and equal weights."""
+    centroids = x[torch.randperm(len(x), generator=generator)[: shape.n_regions]]
+    variance = x.square().mean(0).clamp_min(shape.floor)  # [D]
+    loadings = 0.1 * variance.sqrt() * torch.randn(shape.n_regions, shape.rank, x.shape[1], generator=generator).to(x.device)
+    log_weight = x.new_full((shape.n_regions,), -math.log(shape.n_regions))
+    return Mixture(log_weight, centroids, loadings, shape.spread(variance[None]))
+
+
+def given_mixture(x: Tensor, start: Decomposition, shape: Shape, *, mean: Tensor, scale: float, seed: int, work: Work = ALL) -> Mixture:
     """The mixture of another fit, or one around its regions where it is no mixture of the same rank and noise.
 
     Args:
@@ -69,31 +78,35 @@ def given_mixture(x: Tensor, start: Decomposition, shape: Shape, *, mean: Tensor
         mean: [D].
         scale: of the rows.
         seed: of what is drawn.
+        work: this rank's share; its regions alone are made.
     """
-    centroids = ((start.dictionary.directions().double() - mean) * scale).float()
+    centroids = ((start.dictionary.directions().to(x.device).double() - mean) * scale).float()
     encoder = start.encoder
     if isinstance(encoder, MFAEncoder) and encoder.mixture.rank == shape.rank:
-        psi = encoder.mixture.noise * scale**2  # one for all, where there was one for each: their mean
-        psi = psi if shape.noise.endswith("per_region") else psi.mean(0, keepdim=True)
-        return Mixture(encoder.mixture.log_weight, centroids, encoder.mixture.loadings * scale, shape.spread(psi))
+        found = encoder.mixture.to(x.device)
+        psi = found.noise * scale**2  # one for all, where there was one for each: their mean
+        psi = shape.spread(psi if shape.is_per_region else psi.mean(0, keepdim=True))
+        return work.own(Mixture(found.log_weight, centroids, found.loadings * scale, psi))
     region = nearest_centroid(x, centroids)
-    return around(x, region, shape, torch.Generator().manual_seed(seed), centroids=centroids)
+    return around(x, region, shape, torch.Generator().manual_seed(seed), centroids=centroids, work=work)
 
 
 def sketch(x: Tensor, generator: torch.Generator) -> Tensor:
     """[n, at most SKETCH] rows on their first principal axes."""
     if x.shape[1] <= SKETCH:
         return x
-    return x @ principal(x, SKETCH, generator)[1].T
+    some = x[torch.randperm(len(x), generator=generator)[:POOLED]]
+    basis = torch.randn(x.shape[1], min(SKETCH + EXTRA, x.shape[1]), generator=generator).to(x.device)
+    return x @ principal(some, SKETCH, basis)[1].T
 
 
-def principal(x: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Variances [r] and axes [r, D] of the first r <= R principal axes of rows x [n, D] about 0; by subspace iteration where D is large."""
+def principal(x: Tensor, rank: int, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances [r] and axes [r, D] of the first r <= R principal axes of rows x [n, D] about 0; where D is large, by subspace iteration
+    from a random basis [D, R + some]."""
     n, d = x.shape
     if min(n, d) <= EXACT:
         _, size, axes = torch.linalg.svd(x, full_matrices=False)
         return (size.square() / n)[:rank], axes[:rank]
-    basis = torch.randn(d, min(rank + EXTRA, d), generator=generator)
     for _ in range(ROUNDS):
         basis = torch.linalg.qr(x.T @ (x @ basis))[0]
     _, size, axes = torch.linalg.svd(x @ basis, full_matrices=False)
@@ -158,7 +171,9 @@ def _union(distance: NDArray[np.float64], one: NDArray[np.float64] | float, othe
     return found
 
 
-def around(x: Tensor, region: Tensor, shape: Shape, generator: torch.Generator, *, centroids: Tensor | None = None) -> Mixture:
+def around(
+    x: Tensor, region: Tensor, shape: Shape, generator: torch.Generator, *, centroids: Tensor | None = None, work: Work = ALL
+) -> Mixture:
     """A mixture whose regions hold these rows: their means, their principal axes, and what is left as noise.
 
     Args:
@@ -167,21 +182,40 @@ def around(x: Tensor, region: Tensor, shape: Shape, generator: torch.Generator, 
         shape: what it shall be.
         generator: of the subspace iteration.
         centroids: [K, D] of regions without a row; 0 by default.
+        work: this rank's share; its regions alone are made.
     """
     sums, counts = group_sums(x, region, shape.n_regions)
     centroids = means(sums, counts, sums if centroids is None else centroids.double()).float()  # [K, D]
-    away = x - centroids[region]
-    variance, axes = principal(away, shape.rank, generator)
-    leftover = away.square().sum(0, dtype=torch.float64)  # [D], less what loadings explain
-    loadings = x.new_zeros(shape.n_regions, shape.rank, x.shape[1])
-    members = dict(grouped(region))
-    for k in range(shape.n_regions):
-        rows = away[members[k]] if k in members else away[:0]
-        own, along = principal(rows, shape.rank, generator) if len(rows) >= shape.rank + 2 else (variance, axes)
-        inside = rows @ along.T  # [n_k, r]
-        left = (rows.square().sum() - inside.square().sum()).clamp_min(0) / max(rows.numel() - inside.numel(), 1)  # mean variance outside
-        loadings[k, : len(own)] = (own - left).clamp_min(FAINT**2 * float(left) + shape.floor).sqrt()[:, None] * along
-        leftover -= (inside @ along).square().sum(0, dtype=torch.float64)
-    psi = (leftover / len(x)).clamp_min(shape.floor).float()
     log_weight = ((counts + 1) / (len(x) + shape.n_regions)).log().float()
-    return Mixture(log_weight, centroids, loadings, shape.spread(psi[None]))
+    bare = work.own(Mixture(log_weight, centroids, x.new_zeros(shape.n_regions, 0, x.shape[1]), x.new_ones(1, x.shape[1])))
+    pooled = _pooled(x, region, centroids, shape, generator)
+    loadings = x.new_zeros(bare.n_regions, shape.rank, x.shape[1])
+    leftover = x.new_zeros(x.shape[1], dtype=torch.float64)
+    for k, rows in grouped(region):
+        here = k - work.first
+        if 0 <= here < bare.n_regions:
+            away = x[rows] - centroids[k]
+            loadings[here], explained = _axes(away, pooled, shape)
+            leftover += away.square().sum(0, dtype=torch.float64) - explained
+    empty = ~loadings.any(2).any(1)
+    loadings[empty] = _axes(x[:0], pooled, shape)[0]
+    psi = (work.total(leftover) / len(x)).clamp_min(shape.floor).float()
+    return Mixture(bare.log_weight, bare.centroids, loadings, shape.spread(psi[None], bare.n_regions))
+
+
+def _pooled(x: Tensor, region: Tensor, centroids: Tensor, shape: Shape, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Variances [r] and axes [r, D] of the principal axes of all regions together, and [D, r + EXTRA] where subspace iteration begins."""
+    some = torch.randperm(len(x), generator=generator)[:POOLED]
+    basis = torch.randn(x.shape[1], min(shape.rank + EXTRA, x.shape[1]), generator=generator).to(x.device)
+    return *principal(x[some] - centroids[region[some]], shape.rank, basis), basis
+
+
+def _axes(away: Tensor, pooled: tuple[Tensor, Tensor, Tensor], shape: Shape) -> tuple[Tensor, Tensor]:
+    """Loadings [R, D] of a region from its rows less their mean [n, D], and [D] the squares they explain; of few rows those of all."""
+    variance, axes, basis = pooled
+    own, along = principal(away, shape.rank, basis) if len(away) >= shape.rank + 2 else (variance, axes)
+    inside = away @ along.T  # [n, r]
+    left = (away.square().sum() - inside.square().sum()).clamp_min(0) / max(away.numel() - inside.numel(), 1)  # mean variance outside
+    loadings = away.new_zeros(shape.rank, away.shape[1])
+    loadings[: len(own)] = (own - left).clamp_min(FAINT**2 * float(left) + shape.floor).sqrt()[:, None] * along
+    return loadings, (inside @ along).square().sum(0, dtype=torch.float64)
