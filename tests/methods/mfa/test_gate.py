@@ -57,7 +57,9 @@ def test_what_is_computed_is_a_lower_bound_and_all_candidates_reach_it() -> None
 
 def test_rows_that_no_candidate_explains_are_compared_with_more() -> None:
     gate = Gate.of(DATA.mixture, 6)
-    wrong = Gate(gate.centre, gate.sketch, gate.weights.roll(7, 0), gate.offset.roll(7), 6)  # misleads all, of whom one in five is helped
+    wrong = replace(
+        gate, weights=gate.weights.roll(7, 0), offset=gate.offset.roll(7), places=gate.places.roll(7, 0)
+    )  # misleads all, of whom one in five is helped
     found = consider(DATA.mixture, X[:1000], wrong)
     whole = DATA.mixture.log_joint(X[:1000])[0]
     helped = (found.joint.logsumexp(1) - whole.topk(6, dim=1).values.logsumexp(1)).abs() < 1e-9

@@ -122,14 +122,19 @@ class Sums:
 
 def expect(mixture: Mixture, x: Tensor, gate: Gate | None = None, work: Work = ALL) -> Sums:
     """The sums of rows x [n, D]: the E-step. With a gate only its candidates count, and the log-likelihood is a lower bound."""
+    sums = Sums.empty(mixture)
+    collect(sums, mixture, x, gate, work)
+    return sums
+
+
+def collect(sums: Sums, mixture: Mixture, x: Tensor, gate: Gate | None = None, work: Work = ALL) -> None:
+    """Add the sums of rows x [n, D] to others."""
     found = consider(mixture, x, gate, work)
     total = work.logsumexp(found.joint)  # [n]
     share = (found.joint - total[:, None]).exp_()  # [n, C]
     row, slot = (share > RARE).nonzero().T
-    sums = Sums.empty(mixture)
     sums.total += torch.stack([total.sum(dtype=torch.float64), total.new_tensor(len(x), dtype=torch.float64)])
     gather(sums, mixture, x, Pairs(row, found.region(row, slot), share[row, slot], found.white[row, slot]))
-    return sums
 
 
 @dataclass(frozen=True)

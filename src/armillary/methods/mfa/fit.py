@@ -30,7 +30,7 @@ from armillary.core.rows import Batch, Layout, width
 from armillary.core.summary import MomentSums, Reservoir
 from armillary.errors import ArmillaryWarning, InputError
 from armillary.methods.mfa.adam import Ascent
-from armillary.methods.mfa.em import Shape, Sums, expect, maximise
+from armillary.methods.mfa.em import Shape, Sums, collect, maximise
 from armillary.methods.mfa.encoder import MFAEncoder
 from armillary.methods.mfa.gate import MANY, PROBED, Gate, gate_for
 from armillary.methods.mfa.mixture import Mixture
@@ -53,6 +53,8 @@ DELAY, DECAY = 10, 0.6
 SMALLEST = 1e-15
 #: Rows of a step of stepwise EM: at least so many, and so many per region.
 STEP_ROWS, ROWS_PER_REGION = 512, 16
+#: Entries of a batch that is made larger than asked for, 256 MB in float32.
+LARGEST = 1 << 26
 #: Batches after which a gate is made anew.
 REFRESH = 16
 #: Share of a batch in the running mean of Adam's log-likelihoods.
@@ -85,6 +87,8 @@ class Fit(Consumer):
         self.mean, self.scale, self.floor = torch.zeros(width(layout), dtype=torch.float64), 1.0, 0.0
         self.mixture: Mixture | None = None
         self.sums: Sums | None = None
+        self.pending: Sums | None = None  # since the last step of stepwise EM
+        self.n_pending = 0  # batches in them
         self.n_steps = 0  # of stepwise EM
         self.ascent: Ascent | None = None
         self.gate: Gate | None = None
@@ -104,8 +108,8 @@ class Fit(Consumer):
         if self.stage == "adam":
             return Pass(self.method.step_size, seed=self.seed, epoch=self.epoch)
         if self.stage == "stepwise":
-            return Pass(self.method.batch_size, seed=self.seed, epoch=self.epoch)
-        return Pass(self.method.batch_size)
+            return Pass(self._n_rows, seed=self.seed, epoch=self.epoch)
+        return Pass(self.method.batch_size if self.stage == "sample" else self._n_rows)
 
     def update(self, batch: Batch) -> None:
         self.device = batch.x.device if self.method.device is None else device_of(self.method.device)
@@ -121,20 +125,34 @@ class Fit(Consumer):
             self.gate = gate_for(self._now, self.method.n_candidates, self.probe, self.work)
         self.n_batches += 1
         if self.stage == "exact":
-            self._sums.add(expect(self._now, x, self.gate, self.work))
+            collect(self._sums, self._now, x, self.gate, self.work)
             return
-        step = max(STEP_ROWS, ROWS_PER_REGION * self.method.n_regions)  # short steps learn more from a pass
-        for part in torch.tensor_split(x, max(1, self.method.batch_size // step)):
-            self._step(part)
+        for part in torch.tensor_split(x, max(1, self._n_rows // self._step_rows)):
+            collect(there(self.pending), self._now, part, self.gate, self.work)
+            self.n_pending += 1
+            if self.n_pending * self._n_rows >= self._step_rows:
+                self._step()
 
-    def _step(self, x: Tensor) -> None:
-        """A step of stepwise EM on rows of all ranks, of which x [n, D] are those this one works on."""
-        sums = expect(self._now, x, self.gate, self.work)
-        self.work.add_up(*sums.tensors)
-        if sums.total[1] > 0:
+    @property
+    def _n_rows(self) -> int:
+        """Rows of a batch, over all ranks: as many as a step of stepwise EM takes, if these are not too large."""
+        most = LARGEST // width(self.layout)
+        return max(self.method.batch_size, min(self._step_rows, most))
+
+    @property
+    def _step_rows(self) -> int:
+        """Rows of a step of stepwise EM, over all ranks: short steps learn more from a pass, if every region has some."""
+        return max(STEP_ROWS, ROWS_PER_REGION * self.method.n_regions)
+
+    def _step(self) -> None:
+        """A step of stepwise EM on the rows since the last one."""
+        pending = there(self.pending)
+        self.work.add_up(*pending.tensors)
+        if pending.total[1] > 0:
             self.n_steps += 1
-            self._sums.step(sums, (self.n_steps + DELAY) ** -DECAY)
+            self._sums.step(pending, (self.n_steps + DELAY) ** -DECAY)
             self.mixture = maximise(self._sums, self._now, self._shape, self.work)
+        self.pending, self.n_pending = Sums.empty(self._now), 0
 
     @property
     def _now(self) -> Mixture:
@@ -159,7 +177,7 @@ class Fit(Consumer):
             return
         self.mean, self.probe = self.mean.to(device), self.probe.to(device)
         self.mixture = None if self.mixture is None else self.mixture.to(device)
-        self.sums = None if self.sums is None else self.sums.to(device)
+        self.sums, self.pending = (None if sums is None else sums.to(device) for sums in (self.sums, self.pending))
         self.gate = None if self.gate is None else self.gate.to(device)
 
     @property
@@ -179,6 +197,7 @@ class Fit(Consumer):
             if self.epoch == self.method.n_passes:
                 self._enter("done")
         elif self.stage == "stepwise":
+            self._step()
             self._enter("exact" if self.method.n_passes else "done")
         else:
             self._end_exact()
@@ -186,6 +205,7 @@ class Fit(Consumer):
     def _enter(self, stage: Stage) -> None:
         self.stage, self.epoch = stage, 0
         self.gate, self.n_batches, self.sums = None, 0, Sums.empty(self._now)
+        self.pending = Sums.empty(self._now) if stage == "stepwise" else None
 
     def _begin(self) -> None:
         """Solve for the sample, and go on with all rows where there are more."""
@@ -278,9 +298,15 @@ class Fit(Consumer):
 
     def state(self) -> Mapping[str, Any]:
         numbers: dict[str, Any] = {"stage": self.stage, "epoch": self.epoch, "n_steps": self.n_steps, "n_batches": self.n_batches}
-        numbers |= {"scale": self.scale, "floor": self.floor, "gate": None if self.gate is None else _parts(self.gate)}
-        mixture, sums = (None if value is None else _parts(value) for value in (self.mixture, self.sums))
-        parts = {"sample": self.sample.state(), "moments": self.moments.state(), "mixture": mixture, "sums": sums}
+        numbers |= {
+            "n_pending": self.n_pending,
+            "scale": self.scale,
+            "floor": self.floor,
+            "gate": None if self.gate is None else _parts(self.gate),
+        }
+        values = {"mixture": self.mixture, "sums": self.sums, "pending": self.pending}
+        parts = {name: None if value is None else _parts(value) for name, value in values.items()}
+        parts |= {"sample": self.sample.state(), "moments": self.moments.state()}
         ascent = None if self.ascent is None else self.ascent.state()
         told = {
             "mean": self.mean,
@@ -297,7 +323,8 @@ class Fit(Consumer):
         self.scale, self.floor, self.mean = state["scale"], state["floor"], state["mean"]
         self.trace, self.record = list(state["trace"]), dict(state["record"])
         self.mixture = None if state["mixture"] is None else Mixture(**state["mixture"])
-        self.sums = None if state["sums"] is None else Sums(**state["sums"])
+        self.sums, self.pending = (None if state[name] is None else Sums(**state[name]) for name in ("sums", "pending"))
+        self.n_pending = state["n_pending"]
         self.recent, self.n_batches, self.probe = state["recent"], state["n_batches"], state["probe"]
         self.gate = None if state["gate"] is None else Gate(**state["gate"])
         if state["ascent"] is not None:

@@ -1,13 +1,14 @@
 """Gate: which regions a row might belong to, found without looking at all of them.
 
     within = sum pi_k C_k        y = (x - shift) A,  A^T within A = I, along the axes in which centroids differ most
-    score_k = log pi_k + log N(y; y_k, diag(A^T C_k A))        the candidates of a row are the C regions of largest score
+    score_k = log pi_k + log N(y; y_k, diag(A^T C_k A))        three in four candidates of a row are regions of largest score
 
-that is, every region as a Gaussian without correlations in the first columns of a linear discriminant analysis. Rows that none of their
-candidates explains are compared with more regions, and few of them with all. Regions that are left out count as impossible, which can only
+that is, every region as a Gaussian without correlations in the first columns of a linear discriminant analysis; one in four are those whose
+centroids are nearest as they are, as the discriminant does not see what regions have in common, such as lying still there. Rows that none of
+their candidates explains are compared with more regions, and few of them with all. Regions that are left out count as impossible, which can only
 lower a row's log-likelihood: what is computed is a lower bound, and `gap` says by how much.
 
-Letters: n rows, D width, K regions, d columns of the sketch, C candidates.
+Letters: n rows, D width, K regions, d and e columns of the sketches, C candidates.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from armillary.core.onednn import linear as product
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.ranks import ALL, Work
 
-#: Columns of the sketch at most, and candidates by default.
+#: Columns of either sketch at most, and candidates by default.
 SKETCH, CANDIDATES = 128, 16
+#: One in so many candidates is a nearest centroid.
+NEAR = 4
 #: A row is not explained where the squared distance to its nearest candidate is above its mean by so many standard deviations. For such
 #: rows, at most this share of a batch, so many times as many candidates are considered, and for those that are farthest then all regions.
 DOUBTFUL, FAR, WIDER, FARTHEST = 5.0, 0.2, 8, 0.02
@@ -47,6 +50,8 @@ class Gate:
         sketch: A [D, d].
         weights: [K, 2 d] of (y, y^2) in the score: y_k / v_k and -1 / (2 v_k), for variances v_k.
         offset: [K] log pi_k - sum (log v_k + y_k^2 / v_k) / 2.
+        axes: [D, e] principal axes of the centroids.
+        places: [K, e] the centroids on them.
         n_candidates: C.
     """
 
@@ -54,27 +59,40 @@ class Gate:
     sketch: Tensor
     weights: Tensor
     offset: Tensor
+    axes: Tensor
+    places: Tensor
     n_candidates: int
 
     @staticmethod
     def of(mixture: Mixture, n_candidates: int) -> Gate:
         """The gate of a mixture."""
         kind, away = mixture.centroids.dtype, mixture.centroids - mixture.shift  # [K, D]
-        sketch = discriminant(mixture)
+        sketch, axes = discriminant(mixture), principal_axes(mixture)
         points, variance = away @ sketch, mixture.noise @ sketch.square()  # [K, d], [P, d]
         variance = variance + torch.cat([(part @ sketch).square().sum(1) for part in torch.split(mixture.loadings, PART)])  # [K, d]
         offset = mixture.log_weight - (variance.log() + points.square() / variance).sum(1) / 2
         weights = torch.cat([points / variance, -0.5 / variance], dim=1)
-        return Gate(mixture.shift, sketch, weights.to(kind), offset.to(kind), min(n_candidates, mixture.n_regions))
+        n = min(n_candidates, mixture.n_regions)
+        return Gate(mixture.shift, sketch, weights.to(kind), offset.to(kind), axes, away @ axes, n)
 
     def to(self, device: torch.device) -> Gate:
-        return Gate(self.centre.to(device), self.sketch.to(device), self.weights.to(device), self.offset.to(device), self.n_candidates)
+        """The same on a device."""
+        centre, sketch, weights, offset = (one.to(device) for one in (self.centre, self.sketch, self.weights, self.offset))
+        return Gate(centre, sketch, weights, offset, self.axes.to(device), self.places.to(device), self.n_candidates)
 
     def candidates(self, x: Tensor) -> Tensor:
-        """[n, C] regions of rows x [n, D], the likeliest first."""
-        y = (x - self.centre) @ self.sketch
-        parts = torch.split(torch.cat([y, y.square()], dim=1), max(1, CHUNK // len(self.weights)))
-        return torch.cat([torch.topk(product(part, self.weights, self.offset), self.n_candidates, dim=1).indices for part in parts])
+        """[n, C] regions of rows x [n, D]."""
+        return torch.cat([self._candidates(part) for part in torch.split(x, max(1, CHUNK // len(self.weights)))])
+
+    def _candidates(self, x: Tensor) -> Tensor:
+        centred = x - self.centre
+        y, place = centred @ self.sketch, centred @ self.axes
+        n_near = self.n_candidates // NEAR
+        likely = product(torch.cat([y, y.square()], dim=1), self.weights, self.offset).topk(self.n_candidates - n_near, dim=1).indices
+        if n_near == 0:
+            return likely
+        near = product(place, self.places, -self.places.square().sum(1) / 2).scatter_(1, likely, -torch.inf)
+        return torch.cat([likely, near.topk(n_near, dim=1).indices], dim=1)
 
 
 def discriminant(mixture: Mixture) -> Tensor:
@@ -86,6 +104,13 @@ def discriminant(mixture: Mixture) -> Tensor:
     spread = torch.linalg.eigh((white * mixture.log_weight.double().exp()[:, None]).T @ white)[1]  # rising
     found: Tensor = whitener @ spread.flip(1)[:, : min(SKETCH, mixture.d)]
     return found.to(mixture.centroids.dtype)
+
+
+def principal_axes(mixture: Mixture) -> Tensor:
+    """[D, e] axes in which centroids differ most, as they are."""
+    away = mixture.centroids.double() - mixture.shift.double()
+    found: Tensor = torch.linalg.eigh((away * mixture.log_weight.double().exp()[:, None]).T @ away)[1]
+    return found.flip(1)[:, : min(SKETCH, mixture.d)].to(mixture.centroids.dtype)
 
 
 def within(mixture: Mixture) -> Tensor:

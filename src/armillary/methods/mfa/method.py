@@ -63,7 +63,7 @@ class MFA(Method):
     max_rows: int | None = Field(default=None, ge=1)
     """Rows held in memory.  [default: 100 per region, at least 16,384; of more than 1 GiB no more than 16 per region]"""
     batch_size: int = Field(default=8192, ge=1)
-    """Rows per batch, over all ranks."""
+    """Rows per batch, over all ranks; more after the sample where there are many regions: 16 of each, as far as 256 MB hold them."""
     step_size: int = Field(default=1024, ge=1)
     """Rows per step of Adam, over all ranks."""
     learning_rate: float = Field(default=5e-3, gt=0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from armillary.methods.mfa.em import Shape, Sums, expect, maximise
+from armillary.methods.mfa.em import Shape, Sums, collect, maximise
 from armillary.methods.mfa.gate import PROBED, gate_for, part_size
 from armillary.methods.mfa.leap import leap
 from armillary.methods.mfa.mixture import Mixture
@@ -104,7 +104,7 @@ def sums_of(mixture: Mixture, x: Tensor, n_candidates: int | None = None, work: 
     """The sums of all rows, part by part."""
     sums, gate = Sums.empty(mixture), gate_for(mixture, n_candidates, x[:PROBED], work)
     for part in torch.split(x, part_size(mixture, gate, work)):
-        sums.add(expect(mixture, part, gate, work))
+        collect(sums, mixture, part, gate, work)
     return sums
 
 
