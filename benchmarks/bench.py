@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("imports", "store", "harvest", "sae_training", "sae_quality", "snmf", "mfa")
+NAMES = ("imports", "store", "harvest", "sae_training", "sae_quality", "snmf", "mfa", "contexts")
 
 
 def main(arguments: list[str]) -> int:

@@ -9,8 +9,11 @@ Each function draws one page's figure and returns it; nothing is drawn by hand.
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -468,9 +471,109 @@ def fidelity() -> Figure:
     return figure
 
 
+# ---------------------------------------------------------------- pictures of regions, drawn as the reader sees them: by a browser
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A plotly figure that a browser draws.
+
+    Args:
+        spec: {"data", "layout"}.
+        width: in pixels.
+    """
+
+    spec: dict[str, Any]
+    width: int = 900
+
+    def savefig(self, path: Path) -> None:
+        """Write a PNG of the figure alone, in the colours of the page."""
+        from armillary.core.html import figure, fragment
+        from armillary.core.html.page import page_js, plotly_js
+        from armillary.core.html.parts import Html, tag
+
+        browser = next(found for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (found := shutil.which(name)))
+        canvas = fragment(figure({**self.spec, "config": {"displayModeBar": False}}))
+        body = tag("body", Html(canvas), tag("script", plotly_js()), tag("script", page_js()), style="margin:0")
+        html = Path(tempfile.mkdtemp()) / "figure.html"
+        html.write_text(f'<!doctype html><meta charset="utf-8">{body}', encoding="utf-8")
+        size = f"--window-size={self.width},{self.spec['layout']['height'] + 32}"
+        told = ("--headless", "--no-sandbox", "--hide-scrollbars", "--virtual-time-budget=8000", "--force-device-scale-factor=1.5", size)
+        subprocess.run([browser, *told, f"--screenshot={path}", html.as_uri()], check=True, capture_output=True)
+
+
+@cache
+def _regions() -> Any:
+    """64 regions of arm-small's middle."""
+    return arm.MFA(n_regions=64, rank=8).fit(harvest()[SITE], seed=0)
+
+
+def _rows_of(word: str) -> np.ndarray[Any, Any]:
+    """Rows whose token is `word`."""
+    tokens = harvest().tokens
+    return np.flatnonzero([tokens.text(int(token)) == word for token in tokens.rows])
+
+
+def region_map() -> Drawn:
+    """All regions in the plane of their centroids' principal axes."""
+    from armillary.inspect import region_figures
+
+    return Drawn(region_figures.region_map(_regions(), rows=harvest()[SITE]))
+
+
+def region_space() -> Drawn:
+    """The region that most tokens " used" belong to."""
+    from armillary.inspect import region_figures
+
+    rows = harvest()[SITE]
+    region = int(_regions().encoder.regions(rows.read(_rows_of(" used")).float()).mode().values)
+    return Drawn(region_figures.region_space(_regions(), rows, region))
+
+
+def waterfall() -> Drawn:
+    """The first token " used", by regions and by a sparse autoencoder."""
+    from armillary.inspect import region_figures
+
+    rows = harvest()[SITE]
+    sae = arm.TopKSAE(k=16, **SIZES).fit(rows, seed=0)
+    x = rows.read(_rows_of(" used")[:1])[0].float()
+    return Drawn(region_figures.waterfall({"MFA, 64 regions": _regions(), "TopK, 16 of 1,024": sae}, x))
+
+
+def regions() -> Figure:
+    """Likelihood of held-out text under five models, and how broad the regions of one of them are."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 2.9), layout="constrained", width_ratios=(1, 1.1))
+    rows, held_out = harvest()[SITE].split(0.7)
+    methods = {
+        "PPCAs": arm.MFA(n_regions=32, rank=4, noise="isotropic_per_region"),
+        "MFA": arm.MFA(n_regions=32, rank=4),
+        "k-means": arm.KMeans(n_features=32),
+        "one factor analyzer": arm.MFA(n_regions=1, rank=32),
+    }
+    subjects = [arm.Subject(method.fit(rows, seed=0), rows=held_out, name=name) for name, method in methods.items()]
+    report = arm.studies.regions.run(subjects, config=arm.studies.regions.Config(n_draws=2))
+    for i, name in enumerate(methods):
+        above = report.tables[f"{name}: likelihood"]
+        left.plot([above["least"][0], above["most"][0]], [i, i], color=BLUE, lw=2)
+        left.plot(above["above one Gaussian"][0], i, "o", color=BLUE, ms=4)
+    left.axvline(0, color=GREY, ls="--", lw=1)
+    left.set(xlabel="nats per token above one Gaussian", yticks=range(4), yticklabels=list(methods), ylim=(3.6, -0.6))
+    table = report.tables["MFA: regions"]
+    tokens, documents, share = (np.array(table[name], float) for name in ("token_entropy", "document_entropy", "share"))
+    narrow = np.array(table["kind"]) == "narrow"
+    for colour, on, name in ((BLUE, ~narrow, "broad"), (ORANGE, narrow, "narrow")):
+        right.scatter(np.exp(tokens[on]), np.exp(documents[on]), s=900 * share[on], color=colour, alpha=0.6, lw=0, label=name)
+    for i in np.flatnonzero(narrow)[:6]:
+        right.annotate(table["commonest"][i], (np.exp(tokens[i]), np.exp(documents[i])), (4, 4), textcoords="offset points", fontsize=7)
+    right.set(xscale="log", yscale="log", xlabel="effective tokens of a region", ylabel="effective documents")
+    right.legend(fontsize=7, loc="lower left", markerscale=0.6)
+    return figure
+
+
 SAES = (topk_sae, batch_topk_sae, abs_topk_sae, jumprelu_sae, relu_sae, gated_sae, matryoshka_sae, archetypal_sae)
-STUDIES = (fidelity, stability, shared_neurons, core_exclusive)
-FIGURES = {f.__name__: f for f in (pca, kmeans, ica, nmf, convex_nmf, semi_nmf, mfa, diffmeans, probe, *SAES, *STUDIES)}
+REGIONS = (region_map, region_space, waterfall)
+STUDIES = (fidelity, regions, stability, shared_neurons, core_exclusive)
+FIGURES = {f.__name__: f for f in (pca, kmeans, ica, nmf, convex_nmf, semi_nmf, mfa, diffmeans, probe, *SAES, *STUDIES, *REGIONS)}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or FIGURES:

@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +23,9 @@ import armillary as arm
 from armillary.core.artifact import take_apart
 from armillary.core.config import Config
 from armillary.core.report import Report
+from armillary.core.rows import TensorRows
 from armillary.core.study import Need, Subject
+from armillary.core.tokens import Document
 from armillary.errors import InputError
 from armillary.studies import STUDIES, load
 from support import TEXTS, tiny_lm
@@ -32,6 +35,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "studies"
 #: Settings that keep a study quick; defaults otherwise.
 QUICK: dict[str, dict[str, Any]] = {
     "fidelity": {"n_bootstrap": 100},
+    "regions": {"n_bootstrap": 100, "n_draws": 10},
     "core_exclusive": {"features": (0, 1), "words": ("Lisbon", "Porto"), "prompts": ("The capital is", "We went to"), "n_draws": 10},
 }
 
@@ -53,8 +57,23 @@ def sparse_subjects() -> list[Subject]:
     return [Subject(method.fit(rows, seed=seed), rows=rows, model=lm, name=f"groups {seed}") for seed in (0, 1)]
 
 
+def region_subjects() -> list[Subject]:
+    """A mixture and a clustering of the toy model's words, whose first letter is their label."""
+    model = ToyLM()
+    texts = own_texts(model, 60)
+    tokens = model.tokenize(texts)
+    tokens = replace(tokens, documents=[Document(text, f"text {i}", {"first": text[0]}) for i, text in enumerate(texts)])
+    x = toy_rows(model, tokens, RESID)
+    noisy = x.x + 0.1 * torch.randn(x.x.shape, generator=torch.Generator().manual_seed(0), dtype=x.x.dtype)
+    rows = TensorRows(noisy, source=model.source(RESID), tokens=tokens)
+    fits = {"mixture": arm.MFA(n_regions=4, rank=2), "clusters": arm.KMeans(n_features=4)}
+    return [Subject(method.fit(rows, seed=0), rows=rows, model=model, name=name) for name, method in fits.items()]
+
+
 #: Study -> its subjects, where `toy_subjects` lack something it needs.
-SUBJECTS: dict[str, Callable[[], list[Subject]]] = {"core_exclusive": sparse_subjects, "shared_neurons": sparse_subjects}
+SUBJECTS: dict[str, Callable[[], list[Subject]]] = {
+    "core_exclusive": sparse_subjects, "regions": region_subjects, "shared_neurons": sparse_subjects
+}  # fmt: skip
 
 
 def study(name: str) -> ModuleType:

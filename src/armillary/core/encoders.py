@@ -17,6 +17,9 @@ from torch import Tensor
 from armillary.core.codes import Codes, dense_codes, no_base, sparse_codes
 from armillary.core.dictionary import Dictionary
 
+#: Entries of the largest temporary array of `nearest_centroid`.
+CHUNK = 1 << 23
+
 
 class Encoder(ABC):
     """Finds the coefficients of rows. Subclasses are frozen dataclasses of tensors, numbers and encoders.
@@ -193,7 +196,11 @@ class NullEncoder(Encoder):
 def nearest_centroid(x: Tensor, centroids: Tensor, chunk: int = 4096) -> Tensor:
     """[N] int64 index of the centroid [F, D] nearest to each row [N, D], in chunks so that [N, F] is never formed."""
     wide = torch.promote_types(centroids.dtype, torch.float32)  # squares overflow in float16
-    points = centroids.to(wide)
+    points = centroids.detach().to(wide)
     half_norm = points.square().sum(1) / 2
-    found = [torch.addmm(half_norm, part.to(wide), points.T, beta=-1).argmax(dim=1) for part in torch.split(x, chunk)]
-    return torch.cat(found) if found else x.new_zeros(0, dtype=torch.int64)
+    size = min(chunk, max(1, CHUNK // max(1, len(points))), len(x))
+    found, score = x.new_zeros(len(x), dtype=torch.int64), points.new_empty(size, len(points))
+    for start in range(0, len(x), max(1, size)):
+        some = x[start : start + size].detach().to(wide)
+        found[start : start + size] = torch.addmm(half_norm, some, points.T, beta=-1, out=score[: len(some)]).argmax(dim=1)
+    return found

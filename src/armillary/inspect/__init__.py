@@ -1,12 +1,40 @@
-"""What a feature page shows: the contexts a feature fires in, the tokens it promotes, and the sites it lies at."""
+"""What a feature page shows: the contexts a feature fires in, the tokens it promotes, and the sites it lies at.
+
+Of a mixture's regions: their contexts by likelihood, by responsibility, at the border and at the ends of their axes; their neighbours.
+"""
 
 from __future__ import annotations
 
+from armillary.inspect.agreement import region_agreement as region_agreement
 from armillary.inspect.contexts import Contexts as Contexts
-from armillary.inspect.contexts import Window as Window
 from armillary.inspect.contexts import contexts as contexts
 from armillary.inspect.logits import LogitEffect as LogitEffect
+from armillary.inspect.logits import RegionEffects as RegionEffects
+from armillary.inspect.logits import direction_effects as direction_effects
 from armillary.inspect.logits import logit_effects as logit_effects
+from armillary.inspect.logits import region_effects as region_effects
+from armillary.inspect.neighborhoods import Neighborhoods as Neighborhoods
+from armillary.inspect.neighborhoods import neighborhoods as neighborhoods
+from armillary.inspect.region_search import region_contexts as region_contexts
+from armillary.inspect.regions import RegionContexts as RegionContexts
+from armillary.inspect.regions import RegionWindows as RegionWindows
 from armillary.inspect.shares import site_shares as site_shares
+from armillary.inspect.windows import Window as Window
 
-__all__ = ["Contexts", "LogitEffect", "Window", "contexts", "logit_effects", "site_shares"]
+__all__ = [
+    "Contexts",
+    "LogitEffect",
+    "Neighborhoods",
+    "RegionContexts",
+    "RegionEffects",
+    "RegionWindows",
+    "Window",
+    "contexts",
+    "direction_effects",
+    "logit_effects",
+    "neighborhoods",
+    "region_agreement",
+    "region_contexts",
+    "region_effects",
+    "site_shares",
+]

@@ -32,7 +32,7 @@ class Pairs:
         row: [p] int64.
         score: [p] float64, what they are ranked by.
         value: [p] float64 activation.
-        group: [p] int64 document, or -1; see `Best`.
+        group: [p] int64 document, or -1; see `Best`. Where groups do not count, a number that is kept along with the pair.
     """
 
     feature: Ints
@@ -67,6 +67,11 @@ class Best:
         self.group = np.full((n_features, n), -1, dtype=np.int64)
         self._waiting: list[Pairs] = []
 
+    @property
+    def worst(self) -> Floats:
+        """[F] score that a pair has to reach; minus infinity where there is room. What waits is not counted."""
+        return self.score[:, -1] if self.n else np.full(len(self.score), np.inf)
+
     def offer(self, pairs: Pairs) -> None:
         """Take in pairs; a pair that was offered before must not come again."""
         if self.n > 0:
@@ -88,11 +93,12 @@ class Best:
         for name in ("score", "row", "value", "group"):
             getattr(self, name)[kept.feature, place] = getattr(kept, name)
 
-    def _may_enter(self, pairs: Pairs) -> Bools:
-        """Pairs that beat the last one kept of their feature: few, once the first batches are through."""
-        last, row = self.score[pairs.feature, -1], self.row[pairs.feature, -1]
-        wins = (pairs.score > last) | ((pairs.score == last) & (pairs.row < row))
-        return np.asarray(wins | (row < 0))
+    def _may_enter(self, pairs: Pairs) -> Ints:
+        """Places of the pairs that beat the last one kept of their feature: few, once the first batches are through."""
+        near = np.flatnonzero(pairs.score >= self.worst[pairs.feature])
+        feature, score, row = pairs.feature[near], pairs.score[near], self.row[pairs.feature[near], -1]
+        wins = (score > self.score[feature, -1]) | (pairs.row[near] < row) | (row < 0)
+        return np.asarray(near[wins])
 
     def _held(self, features: Ints) -> Pairs:
         """What is kept of the given features."""

@@ -21,45 +21,18 @@ from armillary.core.codes import Codes
 from armillary.core.columns import columns_for
 from armillary.core.decomposition import Decomposition
 from armillary.core.method import Consumer, Pass
-from armillary.core.rows import Batch, IndexedRows, Permutation, Rows, as_rows
+from armillary.core.rows import Batch, Permutation, Rows, as_rows
 from armillary.core.run import drive
 from armillary.core.statistics import Floats
 from armillary.core.tokens import Ints
 from armillary.errors import InputError, unknown
 from armillary.inspect.best import Best, Pairs
+from armillary.inspect.windows import Surroundings, Window, is_text
 
 #: Priorities of the draw are a keyed permutation of so many, all of which a float64 holds exactly.
 PRIORITIES = 1 << 52
 #: Coefficients that are looked at together, which bounds the memory of dense codes.
 CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class Window:
-    """A row in its text.
-
-    Args:
-        row: its index.
-        value: the feature's activation on it.
-        tokens: the texts of the tokens around it, itself among them.
-        activations: the feature's activation on each; None on a token that is no row, and on all but the centre where rows cannot be
-            fetched one by one.
-        centre: where in `tokens` the row is.
-        document: index of its document, or -1.
-        name: that document's name.
-    """
-
-    row: int
-    value: float
-    tokens: tuple[str, ...]
-    activations: tuple[float | None, ...]
-    centre: int
-    document: int = -1
-    name: str = ""
-
-    @property
-    def text(self) -> str:
-        return "".join(self.tokens)
 
 
 @dataclass(frozen=True)
@@ -125,38 +98,8 @@ class Contexts:
         return {int(feature): place for place, feature in enumerate(self.features)}
 
     def _windows(self, feature: int, rows: Ints, values: Floats) -> list[Window]:
-        spans = [self._around(int(row)) for row in rows]
-        known = self._activations(feature, sorted({row for span in spans for row in span if row >= 0}))
-        return [self._window(int(row), float(value), span, known) for row, value, span in zip(rows, values, spans, strict=True)]
-
-    def _around(self, row: int) -> list[int]:
-        """Rows of the tokens around a row, -1 for tokens that are none."""
-        tokens = self.rows.tokens
-        if tokens is None:
-            return [row]
-        around = np.asarray(tokens.window_tokens(row, *self.window))
-        place = np.searchsorted(tokens.rows, around)
-        return np.where(tokens.is_row[around], place, -1).tolist()  # type: ignore[no-any-return]
-
-    def _activations(self, feature: int, rows: Sequence[int]) -> dict[int, float]:
-        """The feature's activation on rows, where they can be fetched."""
-        if not isinstance(self.rows, IndexedRows) or not rows:
-            return {}
-        x = self.rows.read(np.asarray(rows, dtype=np.int64))[:, columns_for(self.fit, self.rows.layout)[0]]
-        with torch.no_grad():
-            value = self.fit.activations(x.to(self.fit.dictionary.atoms.device)).columns([feature])[:, 0]
-        return dict(zip(rows, value.tolist(), strict=True))
-
-    def _window(self, row: int, value: float, span: Sequence[int], known: Mapping[int, float]) -> Window:
-        tokens = self.rows.tokens
-        activations = tuple(value if other == row else known.get(other) for other in span)
-        centre = span.index(row)
-        if tokens is None:
-            return Window(row, value, ("",), activations, centre)
-        texts = tuple(tokens.text(token) for token in tokens.window_tokens(row, *self.window))
-        document = int(tokens.document[tokens.rows[row]])
-        name = tokens.documents[document].name if document >= 0 else ""
-        return Window(row, value, texts, activations, centre, document, name)
+        around = Surroundings.of(self.fit, self.rows, feature, rows.tolist(), self.window)
+        return [around.window(row, value, is_activation=True) for row, value in zip(rows.tolist(), values.tolist(), strict=True)]
 
 
 def contexts(
@@ -236,8 +179,7 @@ class ContextSearch(Consumer):
         self.is_done = True
 
     def update(self, batch: Batch) -> None:
-        tokens = self.rows.tokens
-        kept = np.ones(len(batch), bool) if tokens is None else ~tokens.is_special[tokens.rows[batch.row]]
+        kept = is_text(self.rows, batch.row)
         x = batch.x[torch.from_numpy(kept).to(batch.x.device)][:, self.columns]
         self.n_rows += len(x)
         codes = self.fit.activations(x.to(self.fit.dictionary.atoms.device))

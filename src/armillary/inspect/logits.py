@@ -9,7 +9,7 @@ Letters: F features, f features asked for, D width of the site, V vocabulary, k 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class LogitEffect:
     """What a feature does to the next token by the direct path.
 
     Args:
-        feature: its index.
+        feature: its index; of directions that were given, their place.
         promoted: the tokens whose logits rise most, most first.
         suppressed: the tokens whose logits fall most, most first.
         null_top: mean over random directions of the largest logit,
@@ -90,11 +90,29 @@ def logit_effects(
         CapabilityError: the model has no logits, or the fit's site is only read, never written.
         InputError: the fit does not know its site, or a feature does not exist.
     """
+    units = feature_directions(fit.dictionary, features)  # [f, D]
+    found = direction_effects(model, fit, units, k, n_random=n_random, seed=seed)
+    return [replace(effect, feature=int(feature)) for effect, feature in zip(found, features, strict=True)]
+
+
+def direction_effects(
+    model: Model, fit: Decomposition, directions: Tensor, k: int = 10, *, n_random: int = 20, seed: int = 0
+) -> list[LogitEffect]:
+    """The tokens that directions at a fit's site promote and suppress; see `logit_effects`.
+
+    Args:
+        model, fit, k, n_random, seed: as of `logit_effects`.
+        directions: [f, D], of any length; each is scaled to length 1.
+
+    Raises:
+        CapabilityError: the model has no logits, or the fit's site is only read, never written.
+        InputError: the fit does not know its site.
+    """
     if not model.has_logits:
         raise CapabilityError(f"{model.name!r} has no next-token logits, so features promote no tokens")
     site = _written_site(fit)
     readout = model.readout(site) if site.kind in _THROUGH_READOUT else None
-    units = feature_directions(fit.dictionary, features)  # [f, D]
+    units = torch.nn.functional.normalize(directions, dim=1)  # [f, D]
     with torch.no_grad():
         null = _effects(model, matched_directions(units[:1].expand(n_random, -1), seed=seed), readout)  # [S, V]
         found = [_ends(_effects(model, some, readout), k) for some in torch.split(units, CHUNK)]
@@ -102,7 +120,28 @@ def logit_effects(
     top, bottom = null.max(dim=1).values, null.min(dim=1).values
     spread = (float(top.mean()), float(top.std()), float(bottom.mean()), float(bottom.std()))
     rows = [row for values, ids in found for row in zip(values, ids, strict=True)]
-    return [_effect(int(feature), value, index, names, spread) for feature, (value, index) in zip(features, rows, strict=True)]
+    return [_effect(place, value, index, names, spread) for place, (value, index) in enumerate(rows)]
+
+
+@dataclass(frozen=True)
+class RegionEffects:
+    """What a region does to the next token by the direct path.
+
+    Args:
+        centroid: of what sets its centroid apart from the others.
+        axes: of each of its axes. Minus an axis does the opposite: what an axis suppresses is what its low end promotes.
+    """
+
+    centroid: LogitEffect
+    axes: tuple[LogitEffect, ...]
+
+
+def region_effects(model: Model, fit: Decomposition, region: int, k: int = 10, *, n_random: int = 20, seed: int = 0) -> RegionEffects:
+    """The tokens that a region's centroid and both ends of its axes promote; arguments and errors as of `logit_effects`."""
+    directions = torch.cat([feature_directions(fit.dictionary, [region]), fit.dictionary.feature(region).basis])  # [1 + R, D]
+    found = direction_effects(model, fit, directions, k, n_random=n_random, seed=seed)
+    centroid, *axes = [replace(effect, feature=region) for effect in found]
+    return RegionEffects(centroid, tuple(axes))
 
 
 def feature_directions(dictionary: Dictionary, features: Sequence[int]) -> Tensor:

@@ -216,9 +216,9 @@ def _draw(weight: Tensor, n: int, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(total, point, right=True).clamp_max(len(weight) - 1)
 
 
-def refine(x: Tensor, centroids: Tensor) -> tuple[float, Tensor]:
-    """Sum of squared distances and centroids after `SAMPLE_STEPS` Lloyd steps on x."""
-    for _ in range(SAMPLE_STEPS):
+def refine(x: Tensor, centroids: Tensor, n_steps: int = SAMPLE_STEPS) -> tuple[float, Tensor]:
+    """Sum of squared distances and centroids after some Lloyd steps on x."""
+    for _ in range(n_steps):
         sums, counts = group_sums(x, nearest_centroid(x, centroids), len(centroids))
         centroids = means(sums, counts, centroids.double()).float()
     return float(assign(x, centroids)[1].sum()), centroids

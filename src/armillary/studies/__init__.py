@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from armillary.studies.causal import core_exclusive as core_exclusive
     from armillary.studies.geometry import shared_neurons as shared_neurons
     from armillary.studies.quality import fidelity as fidelity
+    from armillary.studies.quality import regions as regions
 
 #: Name of a study -> its module. The one place a new study is entered.
 STUDIES: dict[str, str] = {
     "core_exclusive": "armillary.studies.causal.core_exclusive",
     "fidelity": "armillary.studies.quality.fidelity",
+    "regions": "armillary.studies.quality.regions",
     "shared_neurons": "armillary.studies.geometry.shared_neurons",
 }
 

@@ -11,9 +11,9 @@ import torch
 
 import armillary as arm
 from armillary.errors import InputError
-from armillary.methods.mfa import ranks as ranks_module
-from armillary.methods.mfa.ranks import ByRegions
+from armillary.methods.mfa import sharing
 from armillary.methods.mfa.regions import mixture_of
+from armillary.methods.mfa.sharing import ByRegions
 from mixtures import draw
 
 WORKER = Path(__file__).with_name("rank_mixtures.py")
@@ -43,8 +43,11 @@ def test_two_ranks_equal_one(name: str, way: str, ranks: Path) -> None:
     fits = [arm.load(ranks / f"{name}.{way}.{rank}") for rank in range(WORLD)]
     assert torch.equal(fits[0].dictionary.atoms, fits[1].dictionary.atoms)
     curves = [[point["log_likelihood"] for point in fit.provenance["curve"]] for fit in (fits[0], alone)]
-    if (name, way) == ("gated", "regions"):  # each rank has candidates of its own, so that the bound is another one
-        assert curves[0][-1] == pytest.approx(curves[1][-1], abs=0.02)
+    if (name, way) == (
+        "gated",
+        "regions",
+    ):  # each rank has candidates of its own, within what a gate may cost
+        assert curves[0][-1] == pytest.approx(curves[1][-1], abs=0.05)
         return
     assert fits[0].provenance["n_moves"] == alone.provenance["n_moves"]
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)  # EM from a poor start makes more of rounding than one pass does
@@ -64,7 +67,7 @@ def test_one_rank_that_shares_regions_has_them_all() -> None:
 
 def test_a_mixture_is_put_together_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is where it has more regions than are sent at once, and where a rank's regions begin in the middle of a part."""
-    monkeypatch.setattr(ranks_module, "GATHERED", 3)
+    monkeypatch.setattr(sharing, "GATHERED", 3)
     mixture, work = draw(1, k=10, d=4, r=2).mixture, ByRegions(10)
     assert all(torch.equal(one, other) for one, other in zip(work.whole(mixture).tensors, mixture.tensors, strict=True))
     work.first, work.last = 4, 8

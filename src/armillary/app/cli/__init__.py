@@ -5,7 +5,7 @@
     convert   another tool's autoencoder, and back    verify   checksums of a folder
     agree     the same features by other seeds?       tree     features that share neurons
     plan      disk, memory and time before a run      demo     all of it, from a model and a text to one page
-    replicate a paper's experiment on one's own model
+    draw      regions and tokens as pictures          replicate a paper's experiment on one's own model
 
 A command is a `click.Command` named `command` in a module of its own name.
 """
@@ -26,7 +26,7 @@ from armillary import __version__
 from armillary.app.cli.errors import guarded
 from armillary.app.cli.options import Family
 
-COMMANDS = ("demo", "harvest", "fit", "study", "inspect", "agree", "tree", "replicate", "convert", "plan", "verify")
+COMMANDS = ("demo", "harvest", "fit", "study", "inspect", "agree", "tree", "draw", "replicate", "convert", "plan", "verify")
 
 
 class Armillary(Family):

@@ -14,6 +14,7 @@ from armillary.app.cli.screen import Screen
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from armillary.app.region_showcase import ShownRegion
     from armillary.app.showcase import Shown
     from armillary.core.decomposition import Decomposition
     from armillary.core.rows import Rows
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 @click.option("--n-features", type=click.IntRange(1), default=12, show_default=True, help="Features to list where none is named.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the drawn contexts.")
 def command(screen: Screen, fit: str, features: tuple[int, ...], n_features: int, **settings: Any) -> None:
-    """Show where the FEATUREs of FIT are active and which tokens they promote; without a FEATURE, list the strongest ones."""
+    """Show where the FEATUREs of FIT are active and which tokens they promote; without a FEATURE, list the strongest ones.
+
+    Of a mixture's regions: tokens by likelihood, by responsibility, at the border and at both ends of every axis, and the regions nearby.
+    """
     from armillary.app import subjects
     from armillary.app.showcase import look
     from armillary.core import artifact
@@ -41,8 +45,24 @@ def command(screen: Screen, fit: str, features: tuple[int, ...], n_features: int
     rows = subjects.own_rows(subjects.open_store(path, loaded, settings.pop("acts")), loaded)
     lm = _model(screen, path, loaded, settings.pop("model"), settings.pop("logits"))
     shown = look(loaded, rows, {i: "named" for i in features} or _strongest(loaded, rows, n_features), model=lm, **settings)
-    data = {"fit": fit, "features": [asdict(one) for one in shown]}
-    screen.answer(data, *(shown if features else [_listing(loaded, shown)]))
+    data: dict[str, Any] = {"fit": fit, "features": [asdict(one) for one in shown]}
+    regions = _regions(loaded, rows, features, lm, settings)
+    if regions:
+        data["regions"] = [asdict(one) for one in regions]
+    screen.answer(data, *(regions or shown if features else [_listing(loaded, shown)]))
+
+
+def _regions(
+    fit: Decomposition, rows: Rows, features: Sequence[int], model: LanguageModel | None, told: Mapping[str, Any]
+) -> list[ShownRegion]:
+    """What more there is to show of features that are the regions of a mixture."""
+    from armillary.app.region_showcase import look_at_regions
+    from armillary.core.encoders import MixtureEncoder
+
+    if not (features and isinstance(fit.encoder, MixtureEncoder)):
+        return []
+    sizes = {"n": told["n_top"], "n_drawn": told["n_sample"], "n_tokens": told["n_tokens"], "seed": told["seed"]}
+    return look_at_regions(fit, rows, features, model=model, **sizes)
 
 
 def _model(screen: Screen, path: Path, fit: Decomposition, name: str | None, logits: bool | None) -> LanguageModel | None:

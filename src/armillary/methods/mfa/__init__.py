@@ -21,10 +21,15 @@ from armillary.methods.mfa.encoder import MFAEncoder as MFAEncoder
 from armillary.methods.mfa.encoder import Reading as Reading
 from armillary.methods.mfa.mixture import Mixture as Mixture
 from armillary.methods.mfa.regions import effective_ranks as effective_ranks
+from armillary.methods.mfa.regions import grow as grow
 from armillary.methods.mfa.regions import merge as merge
 from armillary.methods.mfa.regions import neighbors as neighbors
 from armillary.methods.mfa.regions import overlap as overlap
 from armillary.methods.mfa.regions import prune as prune
+from armillary.methods.mfa.regions import ranks as ranks
+from armillary.methods.mfa.regions import regions_at as regions_at
 from armillary.methods.mfa.regions import rotate as rotate
 from armillary.methods.mfa.regions import sample as sample
 from armillary.methods.mfa.regions import split as split
+from armillary.methods.mfa.selection import Selection as Selection
+from armillary.methods.mfa.selection import select as select

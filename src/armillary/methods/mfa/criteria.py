@@ -4,7 +4,7 @@
     AIC (Akaike 1974)     -2 log L + 2 p
     ICL (Biernacki, Celeux and Govaert 2000)    BIC with the likelihood of rows and their most responsible regions together
 
-Letters: n, N rows, D width, K regions, R rank, p parameters.
+Letters: n, N rows, D width, K regions, p parameters.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ BLOCK = 256
 
 
 def n_parameters(fit: Decomposition) -> int:
-    """Free parameters: weights, centroids, loadings up to rotation, and noise."""
+    """Free parameters: weights, centroids, loadings that are not 0 up to rotation, and noise."""
     m = mixture_of(fit)
-    k, r, d = m.n_regions, m.rank, m.d
+    k, d, ranks = m.n_regions, m.d, m.loadings.any(2).sum(1)  # [K]
     isotropic = bool((m.noise == m.noise[:, :1]).all())
-    return (k - 1) + k * d + k * (d * r - r * (r - 1) // 2) + (len(m.noise) if isotropic else m.noise.numel())
+    return (k - 1) + k * d + int((d * ranks - ranks * (ranks - 1) // 2).sum()) + (len(m.noise) if isotropic else m.noise.numel())
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from armillary.methods.mfa.gate import Gate, consider
 from armillary.methods.mfa.mixture import Mixture, grouped
-from armillary.methods.mfa.ranks import ALL, Work
+from armillary.methods.mfa.sharing import ALL, Work
 
 Noise = Literal["diagonal", "isotropic", "diagonal_per_region", "isotropic_per_region"]
 

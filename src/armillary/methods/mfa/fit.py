@@ -34,8 +34,8 @@ from armillary.methods.mfa.em import Shape, Sums, collect, maximise
 from armillary.methods.mfa.encoder import MFAEncoder
 from armillary.methods.mfa.gate import MANY, PROBED, Gate, gate_for
 from armillary.methods.mfa.mixture import Mixture
-from armillary.methods.mfa.ranks import ALL, ByRegions, Work
 from armillary.methods.mfa.rotation import canonical
+from armillary.methods.mfa.sharing import ALL, ByRegions, Work
 from armillary.methods.mfa.solver import solve, sums_of
 from armillary.methods.mfa.start import first_mixture, given_mixture
 
@@ -244,6 +244,7 @@ class Fit(Consumer):
             moves=method.split_merge,
             seed=self.seed,
             n_candidates=method.n_candidates,
+            ranks=method.rank_selection,
             work=self.work,
         )
         self.mixture = run.mixture
@@ -347,11 +348,12 @@ class Fit(Consumer):
         noise = noise[order] if len(noise) > 1 else noise
         found = Mixture(mixture.log_weight[order], centroids[order], loadings[order], noise)
         dictionary = Dictionary.of_regions(found.centroids, found.loadings)
-        record = {**self.record, "log_likelihood": self.trace[-1], "n_dead": int((found.log_weight < -20).sum())}
+        told: dict[str, Any] = {"log_likelihood": self.trace[-1], "n_dead": int((found.log_weight < -20).sum())}
+        told |= {"mean_rank": float(found.loadings.any(2).sum(1).double().mean())}
         tried = gate_for(self._now, self.method.n_candidates, self.probe, self.work)
         gate = None if tried is None else Gate.of(found, tried.n_candidates)
-        curve = [{"step": i, "log_likelihood": value} for i, value in enumerate(self.trace, 1)]
-        return Decomposition(dictionary, MFAEncoder(found, gate=gate), **one_to_one(self.layout), provenance={**record, "curve": curve})
+        told["curve"] = [{"step": i, "log_likelihood": value} for i, value in enumerate(self.trace, 1)]
+        return Decomposition(dictionary, MFAEncoder(found, gate=gate), **one_to_one(self.layout), provenance={**self.record, **told})
 
     def describe(self) -> str:
         return self.stage if not self.trace else f"{self.stage}, {self.trace[-1]:.5g} nats per row"

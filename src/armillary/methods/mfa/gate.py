@@ -1,12 +1,12 @@
 """Gate: which regions a row might belong to, found without looking at all of them.
 
     within = sum pi_k C_k        y = (x - shift) A,  A^T within A = I, along the axes in which centroids differ most
-    score_k = log pi_k + log N(y; y_k, diag(A^T C_k A))        three in four candidates of a row are regions of largest score
+    score_k = log pi_k + log N(y; y_k, diag(A^T C_k A))        half the candidates of a row are regions of largest score
 
-that is, every region as a Gaussian without correlations in the first columns of a linear discriminant analysis; one in four are those whose
-centroids are nearest as they are, as the discriminant does not see what regions have in common, such as lying still there. Rows that none of
-their candidates explains are compared with more regions, and few of them with all. Regions that are left out count as impossible, which can only
-lower a row's log-likelihood: what is computed is a lower bound, and `gap` says by how much.
+that is, every region as a Gaussian without correlations in the first columns of a linear discriminant analysis. The other half are those
+whose centroids are nearest as they are, as the discriminant does not see what regions have in common, such as lying still there. Rows that
+none of their candidates explains are compared with more regions, and few of them with all. Regions that are left out count as impossible,
+which can only lower a row's log-likelihood: what is computed is a lower bound, and `gap` says by how much.
 
 Letters: n rows, D width, K regions, d and e columns of the sketches, C candidates.
 """
@@ -20,15 +20,15 @@ from torch import Tensor
 
 from armillary.core.onednn import linear as product
 from armillary.methods.mfa.mixture import Mixture
-from armillary.methods.mfa.ranks import ALL, Work
+from armillary.methods.mfa.sharing import ALL, Work
 
 #: Columns of either sketch at most, and candidates by default.
 SKETCH, CANDIDATES = 128, 16
 #: One in so many candidates is a nearest centroid.
-NEAR = 4
+NEAR = 2
 #: A row is not explained where the squared distance to its nearest candidate is above its mean by so many standard deviations. For such
 #: rows, at most this share of a batch, so many times as many candidates are considered, and for those that are farthest then all regions.
-DOUBTFUL, FAR, WIDER, FARTHEST = 5.0, 0.2, 8, 0.02
+DOUBTFUL, FAR, WIDER, FARTHEST = 5.0, 0.2, 4, 0.02
 #: Nats per row that the bound may be below the log-likelihood before there are more candidates, and rows that this is looked at on.
 TOLERATED, PROBED = 0.01, 512
 #: Regions from which on a gate is used by default.
@@ -82,7 +82,11 @@ class Gate:
 
     def candidates(self, x: Tensor) -> Tensor:
         """[n, C] regions of rows x [n, D]."""
-        return torch.cat([self._candidates(part) for part in torch.split(x, max(1, CHUNK // len(self.weights)))])
+        size = max(1, CHUNK // len(self.weights))
+        found = torch.zeros(len(x), self.n_candidates, dtype=torch.int64, device=x.device)  # made before the large buffers
+        for start in range(0, len(x), size):
+            found[start : start + size] = self._candidates(x[start : start + size])
+        return found
 
     def _candidates(self, x: Tensor) -> Tensor:
         centred = x - self.centre
@@ -170,7 +174,8 @@ def consider(mixture: Mixture, x: Tensor, gate: Gate | None = None, work: Work =
         distance = work.least(found.distance(mixture))
         far = distance.topk(int(share * len(x))).indices
         far = far[distance[far] > mixture.d + DOUBTFUL * (2 * mixture.d) ** 0.5]
-        for some in torch.split(far, part_size(mixture, None)) if len(far) else ():
+        size = max(1, CHUNK // ((wider or mixture.n_regions) * (2 + mixture.rank)))
+        for some in torch.split(far, size) if len(far) else ():
             found.replace(some, _wider(mixture, x[some], None if wider is None else replace(gate, n_candidates=wider)))
     return found
 

@@ -19,6 +19,7 @@ from armillary.errors import InputError, ShapeError
 from armillary.methods.mfa.em import Noise
 from armillary.methods.mfa.fit import Fit
 from armillary.methods.mfa.gate import CANDIDATES, MANY
+from armillary.methods.mfa.spectrum import Selection
 
 #: Rows that are held in memory by default: at least so many, and so many per region.
 MAX_ROWS, ROWS_PER_REGION = 16_384, 100
@@ -54,6 +55,8 @@ class MFA(Method):
     """Regions considered for a row: so many, all (None), or 16 from 512 regions on."""
     split_merge: bool = True
     """Whether regions that hold two clusters are split at the cost of regions that others could do without."""
+    rank_selection: Selection | None = None
+    """Give up axes that are no more than noise, so that regions have ranks of their own up to `rank`: by their spectrum, or by BIC."""
     n_iter: int = Field(default=50, ge=0)
     """Steps of EM on the sample at most, besides those between moves; none for 512 regions and more where there are more rows."""
     n_passes: int = Field(default=4, ge=0)
@@ -74,9 +77,10 @@ class MFA(Method):
     """Where to fit, such as "cuda".  [default: where the rows are]"""
 
     @model_validator(mode="after")
-    def _can_be_shared(self) -> MFA:
-        if self.shard and self.solver == "adam":
-            raise ValueError("shard and solver='adam' do not go together; regions are shared by solver='stepwise' or 'em'")
+    def _check_adam(self) -> MFA:
+        if self.solver == "adam" and (self.shard or self.rank_selection):
+            name = "shard" if self.shard else "rank_selection"
+            raise ValueError(f"{name} and solver='adam' do not go together; it works with solver='stepwise' or 'em'")
         return self
 
     @property

@@ -23,7 +23,7 @@ from torch import Tensor
 from armillary.methods.mfa.em import Shape, expect, maximise
 from armillary.methods.mfa.gate import Gate, consider, part_size
 from armillary.methods.mfa.mixture import Mixture, grouped
-from armillary.methods.mfa.ranks import ALL, Work
+from armillary.methods.mfa.sharing import ALL, Work
 from armillary.methods.mfa.start import around, cluster, sketch
 
 #: Rows of a region that a split is tried on, at most; steps of EM of a try.

@@ -8,18 +8,21 @@ Letters: n rows, D width, K regions, R rank.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
-from armillary.errors import InputError
+from armillary.core.encoders import NearestEncoder
+from armillary.errors import InputError, ShapeError
 from armillary.methods.mfa import moves
 from armillary.methods.mfa import rotation as turns
 from armillary.methods.mfa.em import Shape
@@ -143,8 +146,50 @@ def split(fit: Decomposition, region: int, rows: Tensor | None = None, *, seed: 
     return _rebuilt(fit, moves.put(longer, [region], _first(two)), f"split {region}")
 
 
+def grow(fit: Decomposition, n_regions: int) -> Decomposition:
+    """More regions: again and again the one of largest weight is cut across its first loading. A start for a larger fit.
+
+    Raises:
+        InputError: another kind of fit, or fewer regions than it has.
+    """
+    m = turns.canonical(mixture_of(fit))
+    if n_regions < m.n_regions:
+        raise InputError(f"{n_regions} regions are fewer than the fit's {m.n_regions}; use prune or merge")
+    regions = [m.part(slice(k, k + 1)) for k in range(m.n_regions)]
+    queue = [(-float(one.log_weight), k) for k, one in enumerate(regions)]
+    heapq.heapify(queue)
+    while len(regions) < n_regions:
+        k = heapq.heappop(queue)[1]
+        two = _cut(regions[k], 0)
+        regions[k] = _first(two)
+        regions.append(two.part(slice(1, 2)))
+        for place in (k, len(regions) - 1):
+            heapq.heappush(queue, (-float(regions[place].log_weight), place))
+    log_weight, centroids, loadings, noise = (torch.cat(one) for one in zip(*(one.tensors for one in regions), strict=True))
+    return _rebuilt(fit, Mixture(log_weight, centroids, loadings, noise if len(m.noise) > 1 else m.noise), f"grown to {n_regions}")
+
+
+def regions_at(centroids: Tensor | NDArray[Any], loadings: Tensor | NDArray[Any] | None = None) -> Decomposition:
+    """Regions at places of one's own, as a start: `MFA(n_regions=K).fit(rows, start=regions_at(centroids))`.
+
+    Args:
+        centroids: [K, D].
+        loadings: [K, R, D]; without any each region's axes are found from the rows nearest to it.
+
+    Raises:
+        ShapeError: other shapes.
+    """
+    places = torch.as_tensor(centroids).float()
+    axes = None if loadings is None else torch.as_tensor(loadings).float()
+    if places.ndim != 2 or (axes is not None and (axes.ndim != 3 or axes.shape[::2] != places.shape)):
+        told = "" if axes is None else f" and {list(axes.shape)}"
+        raise ShapeError(f"centroids must be [K, D] and loadings [K, R, D], got {list(places.shape)}{told}")
+    layout = ((None, places.shape[1]),)
+    return Decomposition(Dictionary.of_regions(places, axes), NearestEncoder(places), layout, layout)
+
+
 def _first(two: Mixture) -> Mixture:
-    return Mixture(two.log_weight[:1], two.centroids[:1], two.loadings[:1], two.noise[:1])
+    return two.part(slice(0, 1))
 
 
 def _cut(m: Mixture, region: int) -> Mixture:
@@ -199,6 +244,11 @@ def rotate(fit: Decomposition, how: Literal["pca", "varimax"] = "pca") -> Decomp
 def effective_ranks(fit: Decomposition, threshold: float = 1.0) -> Tensor:
     """[K] axes of each region whose variance is at least `threshold` times the noise's along them."""
     return turns.effective_ranks(mixture_of(fit), threshold)
+
+
+def ranks(fit: Decomposition) -> Tensor:
+    """[K] loadings of each region that are not 0: fewer than the fit's rank where it was made with `rank_selection`."""
+    return mixture_of(fit).loadings.any(2).sum(1)
 
 
 def sample(fit: Decomposition, n: int, *, region: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -17,15 +17,22 @@ from armillary.methods.mfa.mixture import Mixture
 
 #: Rounds of varimax at most, and the gain of its criterion below which it ends.
 ROUNDS, GAIN = 100, 1e-8
+#: Variance along an axis, in units of the noise, that is rounding.
+NOTHING = 1e-12
 
 
 def canonical(mixture: Mixture) -> Mixture:
     """The same mixture with loadings along the principal axes of each region, measured in units of the noise."""
-    w = mixture.loadings.double()
-    axes = torch.linalg.eigh((w * mixture.precision.double()[:, None]) @ w.mT)[1]  # rising
-    turned = axes.flip(2).mT @ w
-    largest = turned.gather(2, turned.abs().argmax(dim=2, keepdim=True))
-    return replace(mixture, loadings=torch.where(largest < 0, -turned, turned).to(mixture.loadings.dtype))
+    loadings = torch.empty_like(mixture.loadings)
+    for own in mixture.parts():
+        m = mixture.part(own)
+        w = m.loadings.double()
+        size, axes = torch.linalg.eigh((w * m.precision.double()[:, None]) @ w.mT)  # rising
+        turned = axes.flip(2).mT @ w
+        turned *= (size.flip(1) > NOTHING)[:, :, None]  # a region of lower rank keeps loadings that are exactly 0
+        largest = turned.gather(2, turned.abs().argmax(dim=2, keepdim=True))
+        loadings[own] = torch.where(largest < 0, -turned, turned).to(loadings.dtype)
+    return replace(mixture, loadings=loadings)
 
 
 def varimax(mixture: Mixture) -> Mixture:
@@ -46,6 +53,14 @@ def varimax(mixture: Mixture) -> Mixture:
 
 def effective_ranks(mixture: Mixture, threshold: float = 1.0) -> Tensor:
     """[K] axes of each region whose variance is at least `threshold` times the noise's."""
-    w = mixture.loadings.double()
-    size: Tensor = torch.linalg.eigvalsh((w * mixture.precision.double()[:, None]) @ w.mT)
-    return (size >= threshold).sum(1)
+    return (strengths(mixture) >= threshold).sum(1)
+
+
+def strengths(mixture: Mixture) -> Tensor:
+    """[K, R] eigenvalues of W diag(1 / psi) W^T, the variance along each axis in units of the noise, falling, float64."""
+    parts = []
+    for own in mixture.parts():
+        m = mixture.part(own)
+        w = m.loadings.double()
+        parts.append(torch.linalg.eigvalsh((w * m.precision.double()[:, None]) @ w.mT).flip(1))
+    return torch.cat(parts).clamp_min(0)

@@ -15,7 +15,8 @@ from armillary.methods.mfa.gate import PROBED, gate_for, part_size
 from armillary.methods.mfa.leap import leap
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.moves import Moves, made, proposed
-from armillary.methods.mfa.ranks import ALL, Work
+from armillary.methods.mfa.sharing import ALL, Work
+from armillary.methods.mfa.spectrum import Selection, of_own_rank
 
 #: Steps that are looked at together.
 LATELY = 3
@@ -118,6 +119,7 @@ def solve(
     moves: bool,
     seed: int,
     n_candidates: int | None = None,
+    ranks: Selection | None = None,
     work: Work = ALL,
 ) -> Run:
     """A mixture of rows.
@@ -131,6 +133,7 @@ def solve(
         moves: whether regions are split and given up.
         seed: of the moves.
         n_candidates: regions that are considered for a row; None for all.
+        ranks: how axes that are no more than noise are told and given up; None to keep all.
         work: this rank's share.
     """
     run = Run(start, shape, n_candidates=n_candidates, work=work)
@@ -139,4 +142,7 @@ def solve(
         if not run.move(x, tol, seed=seed + 1000 * i):
             break
     run.settle(x, n_steps, tol)
+    if ranks is not None:
+        run.mixture = of_own_rank(run.mixture, len(x), ranks)
+        run.settle(x, SETTLE, tol)
     return run

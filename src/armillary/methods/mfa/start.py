@@ -16,6 +16,8 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from armillary.core.decomposition import Decomposition
@@ -24,8 +26,9 @@ from armillary.core.summary import group_sums
 from armillary.methods.kmeans import means, plus_plus, refine
 from armillary.methods.mfa.em import Shape
 from armillary.methods.mfa.encoder import MFAEncoder
+from armillary.methods.mfa.gate import part_size
 from armillary.methods.mfa.mixture import Mixture, grouped
-from armillary.methods.mfa.ranks import ALL, Work
+from armillary.methods.mfa.sharing import ALL, Work
 
 #: Columns of the sketch at most.
 SKETCH = 64
@@ -33,8 +36,8 @@ SKETCH = 64
 OVER = 2
 #: Rows that seeds are drawn from, at most: so many, and so many per centre.
 SEEDED, ROWS_PER_CENTRE = 16_384, 16
-#: Steps of Lloyd's iteration after merging.
-STEPS = 10
+#: Steps of Lloyd's iteration before merging and after.
+SEED_STEPS, STEPS = 10, 10
 #: Further axes, and rounds, of randomised subspace iteration; widths up to which it is exact.
 EXTRA, ROUNDS, EXACT = 10, 3, 256
 #: Rows from which axes of all rows together are found.
@@ -87,8 +90,17 @@ def given_mixture(x: Tensor, start: Decomposition, shape: Shape, *, mean: Tensor
         psi = found.noise * scale**2  # one for all, where there was one for each: their mean
         psi = shape.spread(psi if shape.is_per_region else psi.mean(0, keepdim=True))
         return work.own(Mixture(found.log_weight, centroids, found.loadings * scale, psi))
-    region = nearest_centroid(x, centroids)
+    region = _home(x, start, centroids, scale)
     return around(x, region, shape, torch.Generator().manual_seed(seed), centroids=centroids, work=work)
+
+
+def _home(x: Tensor, start: Decomposition, centroids: Tensor, scale: float) -> Tensor:
+    """[n] the region of each row: of a mixture the most responsible one, else that of nearest centroid."""
+    if not isinstance(start.encoder, MFAEncoder):
+        return nearest_centroid(x, centroids)
+    m = start.encoder.mixture.to(x.device)
+    scaled = Mixture(m.log_weight, centroids, m.loadings * scale, m.noise * scale**2)
+    return torch.cat([scaled.log_joint(part)[0].argmax(1) for part in torch.split(x, part_size(scaled, None))])
 
 
 def sketch(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -114,55 +126,57 @@ def principal(x: Tensor, rank: int, basis: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cluster(x: Tensor, n_regions: int, generator: torch.Generator) -> Tensor:
-    """[n] the region of each row: over-seeded, merged and refined."""
+    """[n] the region of each row: over-seeded, merged and refined on some of the rows."""
     n_centres = min(OVER * n_regions, len(x))
-    seeded = x[torch.randperm(len(x), generator=generator)[: max(SEEDED, ROWS_PER_CENTRE * n_centres)]]
-    centres = refine(seeded, plus_plus(seeded, n_centres, generator))[1]
+    some = x[torch.randperm(len(x), generator=generator)[: max(SEEDED, ROWS_PER_CENTRE * n_centres)]]
+    centres = refine(some, plus_plus(some, n_centres, generator), SEED_STEPS)[1]
     if n_centres > n_regions:
-        count = torch.bincount(nearest_centroid(x, centres), minlength=n_centres)
-        group = torch.from_numpy(ward(centres.double().numpy(), count.double().numpy(), n_regions))
-        sums, counts = group_sums(x, group[nearest_centroid(x, centres)], n_regions)
+        home = nearest_centroid(some, centres)
+        count = torch.bincount(home, minlength=n_centres)
+        group = torch.from_numpy(ward(centres.cpu().double().numpy(), count.cpu().double().numpy(), n_regions)).to(x.device)
+        sums, counts = group_sums(some, group[home], n_regions)
         centres = means(sums, counts, sums).float()
-    for _ in range(STEPS):
-        sums, counts = group_sums(x, nearest_centroid(x, centres), n_regions)
-        centres = means(sums, counts, centres.double()).float()
-    return nearest_centroid(x, centres)
+    return nearest_centroid(x, refine(some, centres, STEPS)[1])
 
 
 def ward(centres: NDArray[np.float64], count: NDArray[np.float64], n: int) -> NDArray[np.int64]:
     """[C] a group 0..n-1 for every centre [C, D]: those are merged one by one whose union raises the sum of squares least.
+
+    All merges are found first, along chains of nearest neighbours (Murtagh 1983), which takes no table of distances; the C - n cheapest
+    are then made.
 
     Args:
         centres: [C, D].
         count: [C] rows of each.
         n: groups that are left.
     """
-    where, size = centres.copy(), count.copy()
+    where, size, is_there = centres.copy(), count.copy(), np.ones(len(centres), bool)
     squared = (where**2).sum(1)
-    cost = _union(np.maximum(squared[:, None] + squared - 2 * where @ where.T, 0), size[:, None], size)
-    np.fill_diagonal(cost, np.inf)
-    nearest = cost.argmin(1)
-    least = cost[np.arange(len(cost)), nearest]
-    group = np.arange(len(centres))
-    for _ in range(len(centres) - n):
-        one = int(least.argmin())
-        other = int(nearest[one])
-        total = max(size[one] + size[other], 1e-300)
-        where[one] = (size[one] * where[one] + size[other] * where[other]) / total
-        size[one] += size[other]
-        group[group == other] = one
-        gone = np.isinf(least)
-        cost[one] = cost[:, one] = _union(((where - where[one]) ** 2).sum(1), size[one], size)
-        cost[other] = cost[:, other] = np.inf
-        cost[one, gone] = cost[gone, one] = cost[one, one] = np.inf
-        least[other] = np.inf
-        # Whoever was nearest to either looks again; the others may have come nearer to their union.
-        again = np.flatnonzero(((nearest == one) | (nearest == other) | (np.arange(len(cost)) == one)) & np.isfinite(least))
-        nearest[again] = cost[again].argmin(1)
-        least[again] = cost[again, nearest[again]]
-        closer = cost[:, one] < least
-        nearest[closer], least[closer] = one, cost[closer, one]
-    return np.unique(group, return_inverse=True)[1].astype(np.int64)
+    merges: list[tuple[float, int, int]] = []
+    chain: list[int] = []
+    while len(merges) < len(centres) - 1:
+        one = chain[-1] if chain else int(is_there.argmax())
+        before = chain[-2] if len(chain) > 1 else one
+        distance = np.maximum(squared + squared[one] - 2 * where @ where[one], 0)
+        cost = np.where(is_there, _union(distance, size[one], size), np.inf)
+        cost[one] = np.inf
+        other = before if cost[before] <= cost.min() and before != one else int(cost.argmin())
+        if other != before:
+            chain = [*(chain or [one]), other]
+            continue
+        merges.append((float(cost[other]), one, other))
+        where[one] = (size[one] * where[one] + size[other] * where[other]) / max(size[one] + size[other], 1e-300)
+        size[one], squared[one], is_there[other] = size[one] + size[other], (where[one] ** 2).sum(), False
+        chain = chain[:-2]
+    cheapest = sorted(merges, key=lambda merge: merge[0])[: len(centres) - n]
+    return _joined(len(centres), [(one, other) for _, one, other in cheapest])
+
+
+def _joined(n: int, pairs: list[tuple[int, int]]) -> NDArray[np.int64]:
+    """[n] the connected part that each of n things is in, numbered from 0."""
+    one, other = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    part: NDArray[np.int64] = connected_components(coo_matrix((np.ones(len(one)), (one, other)), shape=(n, n)), directed=False)[1]
+    return part.astype(np.int64)
 
 
 def _union(distance: NDArray[np.float64], one: NDArray[np.float64] | float, other: NDArray[np.float64]) -> NDArray[np.float64]:
