@@ -170,6 +170,16 @@ class Method(Config, ABC):
     def min_rows(self, d: int) -> int:
         """The fewest rows of width `d` this fit can be made from."""
 
+    def memory(self, d: int, n_rows: int | None = None, *, world: int = 1) -> dict[str, int]:
+        """Bytes of memory that a fit will need, by what for, of every rank; empty where that is next to nothing.
+
+        Args:
+            d: width of the rows.
+            n_rows: how many there are, if that is known.
+            world: ranks that work together.
+        """
+        return {}
+
     @final
     def fit(
         self,

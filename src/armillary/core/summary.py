@@ -22,6 +22,9 @@ from armillary.core.moments import Moments
 from armillary.core.rows import Batch, Permutation
 from armillary.errors import TooFewRowsError
 
+#: Rows whose sums are formed together.
+GROUPED = 1 << 14
+
 
 class Summary(ABC):
     """Something that grows with every batch and can be added up over ranks."""
@@ -117,8 +120,9 @@ def group_sums(x: Tensor, group: Tensor, n_groups: int) -> tuple[Tensor, Tensor]
     sums = x.new_zeros(n_groups, x.shape[1], dtype=torch.float64)
     if x.is_cuda:  # index_add_ adds atomically there, in any order; an accumulating index_put_ sorts first
         sums.index_put_((group,), x.double(), accumulate=True)
-    else:
-        sums.index_add_(0, group, x.double())
+    else:  # some at a time, as float64 takes twice the memory of the rows
+        for part, places in zip(torch.split(x, GROUPED), torch.split(group, GROUPED), strict=True) if len(x) else ():
+            sums.index_add_(0, places, part.double())
     return sums, torch.bincount(group, minlength=n_groups).double()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from armillary.core.method import Labelled, Method
     from armillary.core.targeted import Targeted
 
+#: Memory from which on a fit says beforehand what it will hold.
+MUCH = 1 << 30
 #: Names that stand for the usual member of a family.
 ALIASES = {"sae": "topk-sae"}
 
@@ -189,6 +192,7 @@ def _run(
     trials = _with_data(trials, rows, places, label)
     kept = _kept(Path(out), trials, rows, seed)
     data = [trial.data for trial in trials] if places.each else trials[0].data
+    _tell_memory(screen, trials, rows)
     labels = [trial.label or type(trial.method).__name__ for trial in trials]
     try:
         with _journal(kept, log, Path(out)):
@@ -204,6 +208,24 @@ def _run(
     if any(fit.provenance.get("is_converged") is False for fit in fits):
         screen.remark("note: the fit has not converged; more iterations may help")
     _answer(screen, out, found)
+
+
+def _tell_memory(screen: Screen, trials: Sequence[_Trial], rows: StoredRows) -> None:
+    """What the fits will hold in memory, where that is much."""
+    import psutil
+
+    from armillary.core import distributed
+    from armillary.core.rows import width
+    from armillary.lm.plan import human
+
+    parts: Counter[str] = Counter()
+    for trial in trials:
+        parts.update(trial.method.memory(width(rows.layout), rows.n_rows, world=distributed.world()))
+    needed, there = sum(parts.values()), psutil.virtual_memory().available
+    if needed > MUCH:
+        each = ", ".join(f"{name} {human(size)}" for name, size in parts.items())
+        short = "" if needed <= there else "; that is more than there is, and the fit may be stopped by the system"
+        screen.remark(f"memory: about {human(needed)} ({each}); {human(there)} are free{short}")
 
 
 def _save(found: Mapping[str, Decomposition], out: Path) -> None:

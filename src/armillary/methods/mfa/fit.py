@@ -51,10 +51,6 @@ FLOOR = 1e-4
 DELAY, DECAY = 10, 0.6
 #: Least deviation of rows whose variances float32 can still tell from 0.
 SMALLEST = 1e-15
-#: Rows of a step of stepwise EM: at least so many, and so many per region.
-STEP_ROWS, ROWS_PER_REGION = 512, 16
-#: Entries of a batch that is made larger than asked for, 256 MB in float32.
-LARGEST = 1 << 26
 #: Batches after which a gate is made anew.
 REFRESH = 16
 #: Share of a batch in the running mean of Adam's log-likelihoods.
@@ -82,6 +78,7 @@ class Fit(Consumer):
         self.stage: Stage = "sample"
         self.epoch = 0  # passes of this stage
         self.work: Work = ByRegions(method.n_regions) if method.shard else ALL
+        self.n_batch = method.n_in_batch(width(layout))
         self.sample = Reservoir(method.n_in_memory(width(layout)), seed)
         self.moments = MomentSums(width(layout), covariance=False)
         self.mean, self.scale, self.floor = torch.zeros(width(layout), dtype=torch.float64), 1.0, 0.0
@@ -108,8 +105,8 @@ class Fit(Consumer):
         if self.stage == "adam":
             return Pass(self.method.step_size, seed=self.seed, epoch=self.epoch)
         if self.stage == "stepwise":
-            return Pass(self._n_rows, seed=self.seed, epoch=self.epoch)
-        return Pass(self.method.batch_size if self.stage == "sample" else self._n_rows)
+            return Pass(self.n_batch, seed=self.seed, epoch=self.epoch)
+        return Pass(self.method.batch_size if self.stage == "sample" else self.n_batch)
 
     def update(self, batch: Batch) -> None:
         self.device = batch.x.device if self.method.device is None else device_of(self.method.device)
@@ -127,22 +124,11 @@ class Fit(Consumer):
         if self.stage == "exact":
             collect(self._sums, self._now, x, self.gate, self.work)
             return
-        for part in torch.tensor_split(x, max(1, self._n_rows // self._step_rows)):
+        for part in torch.tensor_split(x, max(1, self.n_batch // self.method.step_rows)):
             collect(there(self.pending), self._now, part, self.gate, self.work)
             self.n_pending += 1
-            if self.n_pending * self._n_rows >= self._step_rows:
+            if self.n_pending * self.n_batch >= self.method.step_rows:
                 self._step()
-
-    @property
-    def _n_rows(self) -> int:
-        """Rows of a batch, over all ranks: as many as a step of stepwise EM takes, if these are not too large."""
-        most = LARGEST // width(self.layout)
-        return max(self.method.batch_size, min(self._step_rows, most))
-
-    @property
-    def _step_rows(self) -> int:
-        """Rows of a step of stepwise EM, over all ranks: short steps learn more from a pass, if every region has some."""
-        return max(STEP_ROWS, ROWS_PER_REGION * self.method.n_regions)
 
     def _step(self) -> None:
         """A step of stepwise EM on the rows since the last one."""

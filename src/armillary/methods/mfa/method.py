@@ -16,6 +16,7 @@ from armillary.core.devices import device_of
 from armillary.core.method import Consumer, Method
 from armillary.core.rows import Rows, width
 from armillary.errors import InputError, ShapeError
+from armillary.methods.mfa import plan
 from armillary.methods.mfa.em import Noise
 from armillary.methods.mfa.fit import Fit
 from armillary.methods.mfa.gate import CANDIDATES, MANY
@@ -23,6 +24,8 @@ from armillary.methods.mfa.spectrum import Selection
 
 #: Rows that are held in memory by default: at least so many, and so many per region.
 MAX_ROWS, ROWS_PER_REGION = 16_384, 100
+#: Rows of a step of stepwise EM: at least so many, and so many per region. Entries of a batch that is made larger than asked for, 256 MB.
+STEP_ROWS, STEP_ROWS_PER_REGION, LARGEST_BATCH = 512, 16, 1 << 26
 #: Where these have more entries than this, 1 GiB in float32, fewer are held, but so many per region.
 MAX_ENTRIES, FEWEST_PER_REGION = 1 << 28, 16
 
@@ -96,6 +99,20 @@ class MFA(Method):
             return self.max_rows
         most = max(self.min_rows(d), FEWEST_PER_REGION * self.n_regions, MAX_ENTRIES // d)
         return min(max(MAX_ROWS, ROWS_PER_REGION * self.n_regions), most)
+
+    @property
+    def step_rows(self) -> int:
+        """Rows of a step of stepwise EM, over all ranks: short steps learn more from a pass, if every region has some."""
+        return max(STEP_ROWS, STEP_ROWS_PER_REGION * self.n_regions)
+
+    def n_in_batch(self, d: int) -> int:
+        """Rows of width `d` in a batch after the sample, over all ranks: as many as a step takes, if these are not too large."""
+        return max(self.batch_size, min(self.step_rows, LARGEST_BATCH // d))
+
+    def memory(self, d: int, n_rows: int | None = None, *, world: int = 1) -> dict[str, int]:
+        k = -(-self.n_regions // world) if self.shard else self.n_regions
+        n = self.n_in_memory(d) if n_rows is None else min(n_rows, self.n_in_memory(d))
+        return plan.memory(plan.Sizes(k, self.rank, d, n, self.n_in_batch(d) // (1 if self.shard else world)))
 
     def consumer(self, data: Rows, *, seed: int, start: Decomposition | None) -> Consumer:
         d = width(data.layout)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from armillary.methods.mfa.em import Shape, Sums, collect, maximise
-from armillary.methods.mfa.gate import PROBED, gate_for, part_size
+from armillary.methods.mfa.gate import MANY, PROBED, gate_for, part_size
 from armillary.methods.mfa.leap import leap
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.moves import Moves, made, proposed
@@ -20,8 +20,8 @@ from armillary.methods.mfa.spectrum import Selection, of_own_rank
 
 #: Steps that are looked at together.
 LATELY = 3
-#: Steps before the first round of moves, and after each; rounds at most.
-SETTLE, ROUNDS = 5, 10
+#: Steps before the first round of moves, and after each; rounds at most, and of many regions, whose moves matter less each.
+SETTLE, ROUNDS, ROUNDS_OF_MANY = 5, 10, 3
 
 
 @dataclass
@@ -138,7 +138,8 @@ def solve(
     """
     run = Run(start, shape, n_candidates=n_candidates, work=work)
     run.settle(x, SETTLE, tol)
-    for i in range(ROUNDS if moves and shape.n_regions > 1 else 0):
+    rounds = 0 if not moves or shape.n_regions == 1 else ROUNDS if shape.n_regions < MANY else ROUNDS_OF_MANY
+    for i in range(rounds):
         if not run.move(x, tol, seed=seed + 1000 * i):
             break
     run.settle(x, n_steps, tol)
