@@ -110,10 +110,9 @@ def test_nothing_leaves_logits_bit_for_bit_and_everything_forgets_the_prompt(ste
     assert torch.equal(lm.logits("The capital is", edits=[arm.mfa.toward(fit, 1, 0.0)]), plain)
     assert torch.equal(lm.logits("The capital is", edits=[arm.mfa.transport(fit, 0, 1, 0.0)]), plain)
     whole = arm.mfa.toward(fit, 1, 1.0)
-    first, second = (lm.logits(text, edits=[whole]) for text in ("The capital is", "We went to"))
-    if first.shape == second.shape:
-        torch.testing.assert_close(first, second)
-    assert not torch.allclose(first, plain)
+    first, second = (lm.logits(text, edits=[whole]) for text in ("The fox is", "The sea is"))
+    torch.testing.assert_close(first, second)  # prompts of as many tokens
+    assert not torch.allclose(first, lm.logits("The fox is"))
 
 
 def test_a_steered_token_is_in_the_region_and_the_text_differs(steered: tuple[arm.LanguageModel, arm.Decomposition]) -> None:

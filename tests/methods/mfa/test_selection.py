@@ -23,12 +23,9 @@ DATA = draw(4000, k=6, d=20, r=3, seed=1)
 
 def of_ranks(ranks: list[int], d: int = 30, n: int = 6000) -> tuple[Tensor, Mixture]:
     """Rows of a mixture whose regions have these ranks."""
-    data = draw(1, k=len(ranks), d=d, r=max(ranks), apart=6.0, noise=0.3)
+    m = draw(1, k=len(ranks), d=d, r=max(ranks), apart=6.0, noise=0.3).mixture
     keep = torch.arange(max(ranks)) < torch.tensor(ranks)[:, None]
-    m = Mixture(
-        torch.full((len(ranks),), -float(np.log(len(ranks)))).double(), data.mixture.centroids, data.mixture.loadings, data.mixture.noise
-    )
-    m = Mixture(m.log_weight, m.centroids, m.loadings * keep[:, :, None], m.noise)
+    m = Mixture(torch.zeros(len(ranks)).double() - np.log(len(ranks)), m.centroids, m.loadings * keep[:, :, None], m.noise)
     g = torch.Generator().manual_seed(0)
     k = torch.arange(n) % len(ranks)
     z = torch.randn(n, max(ranks), generator=g, dtype=torch.float64)
@@ -138,7 +135,7 @@ def test_a_selection_reports_all_it_tried(chosen: arm.mfa.Selection) -> None:
     assert all(value <= 0 for value in table["behind"]) and table["behind_high"][0] < 0
     assert table["bic"][4] == min(table["bic"])
     assert [len(trace["x"]) for trace in report.figures["held-out log-likelihood"]["data"]] == [3, 3]
-    assert any("the most rank" in line for line in report.warnings)
+    assert any("the highest rank" in line for line in report.warnings)
 
 
 def test_a_larger_fit_is_no_worse_than_from_a_start_of_its_own(chosen: arm.mfa.Selection) -> None:

@@ -35,8 +35,8 @@ TOLERATED, PROBED = 0.01, 512
 MANY = 512
 #: Regions that are worked on together.
 PART = 1024
-#: Entries of the largest temporary array, 128 MB in float32; rows that are worked on together where there is a gate.
-CHUNK, GATED = 1 << 25, 1 << 15
+#: Entries of the largest temporary array, 32 MB in float32; rows that are worked on together where there is a gate.
+CHUNK, GATED = 1 << 23, 1 << 15
 #: Ridge of the mean covariance, as a share of its mean eigenvalue.
 RIDGE = 1e-6
 

@@ -174,11 +174,11 @@ def _warnings(selection: Selection) -> list[str]:
     """Where the best lies at the edge of what was tried."""
     best, tried = selection.best, selection.candidates
     edges = {
-        "regions": (best.n_regions, [one.n_regions for one in tried]),
-        "rank": (best.rank, [one.rank for one in tried]),
+        "most regions": (best.n_regions, [one.n_regions for one in tried]),
+        "highest rank": (best.rank, [one.rank for one in tried]),
     }
     return [
-        f"the best fit has the most {name} that were tried ({value}); more may be better still"
+        f"the best fit has the {name} that was tried ({value}); more may be better still"
         for name, (value, all_values) in edges.items()
         if len(set(all_values)) > 1 and value == max(all_values)
     ]
