@@ -20,12 +20,13 @@ from armillary.methods.mfa import plan
 from armillary.methods.mfa.em import Noise
 from armillary.methods.mfa.fit import Fit
 from armillary.methods.mfa.gate import CANDIDATES, MANY
+from armillary.methods.mfa.solver import step_rows
 from armillary.methods.mfa.spectrum import Selection
 
 #: Rows that are held in memory by default: at least so many, and so many per region.
 MAX_ROWS, ROWS_PER_REGION = 16_384, 100
-#: Rows of a step of stepwise EM: at least so many, and so many per region. Entries of a batch that is made larger than asked for, 256 MB.
-STEP_ROWS, STEP_ROWS_PER_REGION, LARGEST_BATCH = 512, 16, 1 << 26
+#: Entries of a batch that is made larger than asked for, 256 MB in float32.
+LARGEST_BATCH = 1 << 26
 #: Where these have more entries than this, 1 GiB in float32, fewer are held, but so many per region.
 MAX_ENTRIES, FEWEST_PER_REGION = 1 << 28, 16
 
@@ -102,8 +103,8 @@ class MFA(Method):
 
     @property
     def step_rows(self) -> int:
-        """Rows of a step of stepwise EM, over all ranks: short steps learn more from a pass, if every region has some."""
-        return max(STEP_ROWS, STEP_ROWS_PER_REGION * self.n_regions)
+        """Rows of a step of stepwise EM, over all ranks."""
+        return step_rows(self.n_regions)
 
     def n_in_batch(self, d: int) -> int:
         """Rows of width `d` in a batch after the sample, over all ranks: as many as a step takes, if these are not too large."""
