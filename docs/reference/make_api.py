@@ -24,9 +24,17 @@ MODULES = [
     (
         "Mixtures of factor analyzers",
         "armillary.methods.mfa",
-        ["Reading", "neighbors", "overlap", "merge", "split", "prune", "rotate", "effective_ranks", "criteria", "sample"],
+        [
+            *("Reading", "neighbors", "overlap", "merge", "split", "grow", "prune", "rotate", "ranks", "effective_ranks", "sample"),
+            *("criteria", "select", "regions_at", "toward", "offset", "place", "transport", "guarded", "typical"),
+        ],
     ),
-    ("Looking", "armillary.inspect", ["contexts", "logit_effects"]),
+    (
+        "Looking",
+        "armillary.inspect",
+        ["contexts", "logit_effects", "region_contexts", "region_effects", "neighborhoods", "region_agreement"],
+    ),
+    ("Pictures of regions", "armillary.inspect.region_figures", ["region_map", "region_space", "waterfall", "save"]),
     ("Studies", "armillary.studies.quality.fidelity", ["run", "Config"]),
 ]
 

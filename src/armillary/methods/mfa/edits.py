@@ -39,7 +39,18 @@ SHARES = tuple(i / 16 for i in range(16, -1, -1))
 def toward(
     fit: Decomposition, region: int, strength: Strength = 0.5, *, site: Site | str | None = None, where: Where | None = None
 ) -> Toward:
-    """Move activations toward a region's centroid: 0 leaves them, 1 puts them there."""
+    """Move activations toward a region's centroid.
+
+    Args:
+        fit: the mixture.
+        region: whose centroid.
+        strength: 0 leaves activations, 1 puts them there; one for all sequences or one per sequence.
+        site: where; the fit's by default.
+        where: which tokens; None for all.
+
+    Raises:
+        InputError: another kind of fit, a region that is not there, or no site.
+    """
     m = mixture_of(fit)
     check_regions(m, region)
     return Toward(_site(fit, site), m.centroids[region], strength, where)
@@ -48,7 +59,18 @@ def toward(
 def offset(
     fit: Decomposition, region: int, z: Sequence[float] | Tensor, *, site: Site | str | None = None, where: Where | None = None
 ) -> Add:
-    """Move activations along a region's loadings by z [R] standard deviations; fewer numbers leave the last loadings alone."""
+    """Move activations along a region's loadings.
+
+    Args:
+        fit: the mixture.
+        region: whose loadings.
+        z: [R] standard deviations along each; fewer numbers leave the last loadings alone.
+        site: where; the fit's by default.
+        where: which tokens; None for all.
+
+    Raises:
+        InputError: another kind of fit, a region that is not there, more numbers than loadings, or no site.
+    """
     return Add(_site(fit, site), _along(mixture_of(fit), region, z), 1.0, where)
 
 
@@ -99,7 +121,11 @@ def place(
     site: Site | str | None = None,
     where: Where | None = None,
 ) -> Place:
-    """Toward a region's centroid and along its loadings, z in standard deviations."""
+    """Toward a region's centroid, by `strength`, and along its loadings, by z [R] standard deviations whatever the strength; see `Place`.
+
+    Raises:
+        InputError: another kind of fit, a region that is not there, more numbers than loadings, or no site.
+    """
     m = mixture_of(fit)
     shift = _along(m, region, z)
     return Place(_site(fit, site), m.centroids[region], shift, strength, where)
@@ -152,7 +178,11 @@ class Transport(Edit):
 def transport(
     fit: Decomposition, source: int, target: int, strength: float = 1.0, *, site: Site | str | None = None, where: Where | None = None
 ) -> Transport:
-    """Move activations of one region to the same place of another."""
+    """Move activations of one region to the same place of another; see `Transport`.
+
+    Raises:
+        InputError: another kind of fit, regions that are not there or the same, or no site.
+    """
     m = mixture_of(fit)
     check_regions(m, source, target)
     return Transport(_site(fit, site), m, source, target, strength, where)
@@ -207,7 +237,11 @@ class Guarded(Edit):
 
 
 def guarded(edit: Edit, fit: Decomposition, level: float) -> Guarded:
-    """An edit that stops where tokens would no longer be typical."""
+    """As much of an edit as leaves tokens typical; see `Guarded`.
+
+    Raises:
+        InputError: another kind of fit.
+    """
     mixture_of(fit)
     return Guarded(edit, fit, level)
 
