@@ -68,6 +68,10 @@ def test_5_planted_ranks_are_found_within_one() -> None:
     planted = [1 + theirs % 6 for _, theirs in pairs]
     off = np.abs(np.array([int(ranks[ours]) for ours, _ in pairs]) - planted)
     assert (off <= 1).mean() >= 0.9
+    for how, most in (("spectrum", 1), ("bic", 0)):
+        own = arm.MFA(n_regions=12, rank=6, rank_selection=how).fit(data.x.float(), seed=0)  # type: ignore[arg-type]
+        found = [(int(arm.mfa.ranks(own)[ours]), 1 + theirs % 6) for ours, theirs in matched(mixture_of(own), data.mixture)]
+        assert max(abs(one - other) for one, other in found) <= most
 
 
 def _of_mixed_rank() -> Drawn:

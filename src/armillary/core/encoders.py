@@ -66,7 +66,8 @@ class MixtureEncoder(Encoder):
 
     @abstractmethod
     def top(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """The n most responsible regions of each row: their responsibilities [N, n], largest first, and numbers [N, n] int64."""
+        """The n most responsible regions of each row, or as many as there are: their responsibilities [N, n], largest first, and numbers
+        [N, n] int64."""
 
     @abstractmethod
     def regions(self, x: Tensor) -> Tensor:

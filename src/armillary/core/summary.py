@@ -8,6 +8,7 @@ Letters: n rows, D width.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, final
@@ -24,6 +25,8 @@ from armillary.errors import TooFewRowsError
 
 #: Rows whose sums are formed together.
 GROUPED = 1 << 14
+#: A reservoir forgets what it does not keep when it holds so many times its size.
+SPARE = 1.25
 
 
 class Summary(ABC):
@@ -194,7 +197,7 @@ class Reservoir(Summary):
         early = np.isfinite(time) & (time <= self._bar)
         if early.any():
             self._parts.append((batch.row[early], time[early], batch.x.cpu()[torch.from_numpy(early)]))
-        if sum(len(row) for row, _, _ in self._parts) > 2 * self.size:
+        if sum(len(row) for row, _, _ in self._parts) > SPARE * self.size:
             self._drop()
 
     def sample(self) -> tuple[Tensor, NDArray[np.int64]]:
@@ -234,4 +237,14 @@ class Reservoir(Summary):
         kept = np.lexsort((row, time))[: self.size]
         if len(kept) == self.size:
             self._bar = float(time[kept[-1]])
-        self._parts = [(row[kept], time[kept], torch.cat(xs)[torch.from_numpy(kept)])]
+        self._parts = [(row[kept], time[kept], _chosen(xs, kept))]
+
+
+def _chosen(parts: Sequence[Tensor], which: NDArray[np.int64]) -> Tensor:
+    """Rows of some tensors put one below the other, by number; without putting them so."""
+    found = parts[0].new_empty(len(which), *parts[0].shape[1:], dtype=functools.reduce(torch.promote_types, (x.dtype for x in parts)))
+    ends = np.cumsum([len(x) for x in parts])
+    for x, end in zip(parts, ends, strict=True):
+        here = np.flatnonzero((which >= end - len(x)) & (which < end))
+        found[torch.from_numpy(here)] = x[torch.from_numpy(which[here] - (end - len(x)))].to(found.dtype)
+    return found

@@ -102,6 +102,7 @@ def region_agreement(one: Decomposition, other: Decomposition, rows: Rows | Tens
 
     Raises:
         InputError: a fit without regions.
+        ShapeError: the rows do not hold what a fit reads.
     """
     began = time.monotonic()
     for fit in (one, other):
@@ -227,27 +228,32 @@ def nearest_pairs(ours: Tensor, theirs: Tensor) -> tuple[Ints, Ints, Floats]:
 def _distance(distance: Floats, one: Assigned, spread: float) -> Estimate:
     if spread == 0:
         return Estimate.missing("every row lies on its centroid, so that there is no unit of distance", better="lower")
-    chance = nearest_pairs(one.fit.dictionary.directions(), one.drawn)[2]
     units = Units.of_values("feature", distance / spread)
     low, high = ratio_interval(units)
-    return Estimate(units.value, low, high, len(units), null=float(chance.mean() / spread), ceiling=0.0, better="lower", units=units)
+    null = None
+    if len(one.drawn) >= one.fit.n_features:  # as many rows as regions
+        null = float(nearest_pairs(one.fit.dictionary.directions(), one.drawn)[2].mean() / spread)
+    return Estimate(units.value, low, high, len(units), null=null, ceiling=0.0, better="lower", units=units)
 
 
 def bases(fit: Decomposition, regions: Ints) -> Tensor | None:
-    """[k, R, D] orthonormal bases of the subspaces of some regions [k]; None where they have none, or not all are of one rank."""
+    """[k, R, D] orthonormal bases of the subspaces of some regions [k], rows of 0 where a loading is; None where they have none, or not all
+    have as many."""
     d = fit.dictionary
     place = torch.nonzero(d.role == ROLES.index("loading"))[:, 0]
     rank = torch.bincount(d.group[place], minlength=d.n_features)
     if int(rank.min()) != int(rank.max()) or int(rank.max()) == 0:
         return None
     loadings = d.atoms[place[d.group[place].argsort(stable=True)]].view(d.n_features, int(rank[0]), d.d)
-    found: Tensor = torch.linalg.qr(loadings[torch.from_numpy(regions).to(d.atoms.device)].double().cpu().mT)[0].mT
+    chosen = loadings[torch.from_numpy(regions).to(d.atoms.device)].double().cpu()
+    found: Tensor = torch.linalg.qr(chosen.mT)[0].mT * chosen.any(2)[:, :, None]  # nothing where a loading is 0
     return found
 
 
 def shared(ours: Tensor, theirs: Tensor) -> Tensor:
-    """[K] mean squared cosine of the principal angles between subspaces [K, R, D] and [K, R', D]."""
-    return (ours @ theirs.mT).square().sum((1, 2)) / min(ours.shape[1], theirs.shape[1])
+    """[K] mean squared cosine of the principal angles between subspaces [K, R, D] and [K, R', D]; 0 where one has no axis."""
+    axes = torch.minimum(ours.any(2).sum(1), theirs.any(2).sum(1))
+    return (ours @ theirs.mT).square().sum((1, 2)) / axes.clamp_min(1)
 
 
 def _subspaces(ours: Tensor | None, theirs: Tensor | None, seed: int) -> Estimate:

@@ -26,6 +26,7 @@ from armillary.core.tokens import Ints
 from armillary.errors import InputError
 from armillary.inspect.best import Best, Pairs
 from armillary.inspect.contexts import PRIORITIES
+from armillary.inspect.regions import chosen_regions
 from armillary.inspect.windows import is_text
 
 
@@ -100,9 +101,7 @@ class MemberSearch(Consumer):
     def __init__(self, fit: Decomposition, rows: Rows, n: int, *, regions: Sequence[int] | None, batch_size: int, seed: int) -> None:
         if n < 1:
             raise InputError(f"at least one row per region has to be drawn, got {n}")
-        self.regions = np.arange(fit.n_features) if regions is None else np.asarray(regions, dtype=np.int64)
-        for region in self.regions.tolist():
-            check_region(fit, region)
+        self.regions = chosen_regions(fit, regions)
         self.fit, self.rows, self.encoder = fit, rows, mixture_of(fit)
         self.columns = columns_for(fit, rows.layout)[0]
         self.order, self.is_done, self.priority = Pass(batch_size), False, Permutation(PRIORITIES, seed)

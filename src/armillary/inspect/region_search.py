@@ -168,8 +168,8 @@ class RegionSearch(Consumer):
         """Rank rows by all that does not depend on axes."""
         place = self.place[seen.region]  # [N, T]
         self._offer("likelihood", seen.row, place, seen.density)
-        self._offer("responsibility", seen.row, place, seen.odds)
-        if place.shape[1] > 1:
+        if place.shape[1] > 1:  # one region alone is responsible for all
+            self._offer("responsibility", seen.row, place, seen.odds)
             smaller = seen.log_share[:, :2].min(1, keepdims=True).repeat(2, axis=1)
             self._offer("border", seen.row, place[:, :2], smaller, value=np.exp(smaller), other=seen.region[:, 1::-1])
         number = seen.row * self.fit.n_features + seen.region[:, 0]

@@ -11,8 +11,11 @@ from sklearn.metrics import adjusted_rand_score
 
 import armillary as arm
 from armillary.errors import ArmillaryWarning, InputError, ShapeError, TooFewRowsError
+from armillary.methods.mfa.em import Shape
 from armillary.methods.mfa.encoder import MFAEncoder
 from armillary.methods.mfa.mixture import Mixture
+from armillary.methods.mfa.solver import Run
+from armillary.methods.mfa.start import first_mixture
 from mixtures import dense, draw, log_likelihood
 
 DATA = draw(6000, k=6, d=16, r=2)
@@ -171,3 +174,36 @@ def test_rows_that_cannot_be_are_refused() -> None:
         arm.MFA(n_regions=6, rank=1).fit(X[:5])
     with pytest.warns(ArmillaryWarning, match="60 rows are few for 6 regions of rank 2: some 180 would hold them down"):
         arm.MFA(n_regions=6, rank=2).fit(X[:60])
+
+
+@pytest.mark.parametrize("noise", ["diagonal", "diagonal_per_region"])
+def test_a_few_rows_too_many_for_the_batches_change_little(noise: Any) -> None:
+    """The last batch of a pass in random order may hold eight rows; it must not weigh as much as the others."""
+    data = draw(16_392, k=24, d=16, r=2)
+    method = arm.MFA(n_regions=24, rank=2, noise=noise, max_rows=2000, batch_size=8192, n_passes=0, n_iter=5)
+    even, odd = (score(method.fit(data.x[:n].float(), seed=0), data.held_out.float()) for n in (16_384, 16_392))
+    assert odd == pytest.approx(even, abs=0.1)
+
+
+@pytest.mark.parametrize("noise", ["diagonal", "diagonal_per_region"])
+def test_a_sweep_does_not_overrate_its_last_rows(noise: Any) -> None:
+    data = draw(4097, k=16, d=16, r=2)
+    x, shape = data.x.float(), Shape(16, 2, noise, 1e-4)
+    start = first_mixture(x, shape, seed=0)
+    found = []
+    for n in (4096, 4097):
+        run = Run(start, shape)
+        run.sweep(x[:n], 512, seed=0)
+        found.append(log_likelihood(run.mixture.to(torch.float64), data.held_out))
+    assert found[1] == pytest.approx(found[0], abs=0.15)
+
+
+def test_no_passes_of_gradients_are_the_start() -> None:
+    assert len(arm.MFA(n_regions=3, rank=2, solver="adam", n_passes=0).fit(HELD_OUT, seed=0).provenance["curve"]) == 1
+
+
+def test_a_region_beyond_all_regions_is_not_asked_for(whole: arm.Decomposition) -> None:
+    n = whole.n_features
+    for rows in (HELD_OUT[:5], HELD_OUT[:0]):
+        share, region = whole.encoder.top(rows, n + 14)  # type: ignore[attr-defined]
+        assert share.shape == region.shape == (len(rows), n) and region.dtype == torch.int64

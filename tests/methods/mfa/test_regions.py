@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from sklearn.mixture import GaussianMixture
 
 import armillary as arm
 from armillary.core.dictionary import Dictionary
-from armillary.errors import InputError
+from armillary.core.rows import TensorRows
+from armillary.core.site import Source
+from armillary.errors import InputError, ShapeError
 from armillary.methods.mfa.encoder import MFAEncoder
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.regions import mixture_of
@@ -140,6 +143,39 @@ def test_bic_has_its_least_value_at_the_planted_number() -> None:
     fits = {k: arm.MFA(n_regions=k, rank=2).fit(data.x.float(), seed=0) for k in (3, 5, 7)}
     bic = {k: arm.mfa.criteria(fit, data.x.float()).bic.value for k, fit in fits.items()}
     assert bic[5] < bic[3] and bic[5] < bic[7]
+
+
+def test_a_gate_follows_what_is_done_to_its_regions() -> None:
+    data = draw(2000, k=20, d=16, r=2, apart=3.0)
+    fit = arm.MFA(n_regions=20, rank=2, gating=6).fit(data.x.float(), seed=0)
+    x = data.held_out[:300].float()
+    changed = {
+        "prune": arm.mfa.prune(fit, regions=[3, 17]),
+        "merge": arm.mfa.merge(fit, 0, 5),
+        "split": arm.mfa.split(fit, 2),
+        "grow": arm.mfa.grow(fit, 30),
+    }
+    for name, found in changed.items():
+        assert found.encoder.gate is not None, name  # type: ignore[attr-defined]
+        exact = torch.logsumexp(mixture_of(found).log_joint(x)[0], 1)
+        assert float((exact - found.encoder.log_likelihood(x)).abs().mean()) < 0.02, name  # type: ignore[attr-defined]
+
+
+def test_criteria_read_the_columns_of_the_fit() -> None:
+    source = [Source("toy", "0", arm.Site("resid_post", layer)) for layer in (0, 1)]
+    fit = replace(TRUTH, inputs=((source[1], 10),), targets=((source[1], 10),))
+    both = TensorRows(torch.cat([torch.randn(3000, 10, dtype=torch.float64), DATA.x], 1), ((source[0], 10), (source[1], 10)))
+    assert arm.mfa.criteria(fit, both).bic.value == pytest.approx(arm.mfa.criteria(TRUTH, DATA.x).bic.value)
+    with pytest.raises(ShapeError):
+        arm.mfa.criteria(fit, TensorRows(DATA.x, ((source[0], 10),)))
+
+
+def test_a_region_without_loadings_is_cut_along_its_loudest_column() -> None:
+    flat = Mixture(
+        torch.zeros(1).double(), torch.zeros(1, 4).double(), torch.zeros(1, 2, 4).double(), torch.tensor([[1.0, 4, 1, 1]]).double()
+    )
+    two = mixture_of(arm.mfa.grow(fit_of(flat), 2)).centroids
+    assert (two[0] - two[1]).abs().argmax() == 1 and float((two[0] - two[1]).abs()[1]) > 1
 
 
 def test_bad_input_is_refused() -> None:

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 import armillary as arm
-from armillary.errors import InputError, ShapeError
+from armillary.core.dictionary import Dictionary
+from armillary.errors import InputError, NonFiniteError, ShapeError
+from armillary.inspect import region_agreement
+from armillary.methods.mfa.encoder import MFAEncoder
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.regions import mixture_of
 from armillary.methods.mfa.rotation import strengths
@@ -77,6 +80,23 @@ def test_given_up_axes_stay_so_while_more_rows_stream_by() -> None:
     assert fit.encoder.posterior(x[:5].float(), fit.encoder.regions(x[:5].float())).isfinite().all()  # type: ignore[attr-defined]
 
 
+def test_an_axis_that_is_not_there_explains_nothing() -> None:
+    """Neither in the additive reading, which would choose such a region, nor where two fits' subspaces are compared."""
+    x, _ = of_ranks([1, 1, 1, 1], n=3000)
+    seeds = [arm.MFA(n_regions=4, rank=4, rank_selection="bic").fit(x, seed=seed) for seed in (0, 1)]
+    assert all(arm.mfa.ranks(fit).tolist() == [1] * 4 for fit in seeds)
+    found = region_agreement(*seeds, x.float())["subspace_overlap"]
+    assert found.value > 0.99 and found.null < 0.3  # type: ignore[operator]
+    centroids = torch.tensor([[3.0, 0, 0, 0], [0, 0, 0, 1.0]])
+    mixture = Mixture(torch.zeros(2) - np.log(2), centroids, torch.tensor([[[0, 1.0, 0, 0]], [[0.0] * 4]]), torch.ones(1, 4))
+    layout = ((None, 4),)
+    fit = arm.Decomposition(
+        Dictionary.of_regions(centroids, mixture.loadings), MFAEncoder(mixture, how="additive", n_top=1), layout, layout
+    )
+    for row, wanted in (([0.0, 0, 2, 1.5], 1), ([0.0, 2, 0, 1.5], 0)):
+        assert fit.activations(torch.tensor([row])).dense().abs().argmax() == wanted
+
+
 def test_nothing_is_given_up_twice() -> None:
     found = of_own_rank(DATA.mixture, 4000, "bic")
     again = of_own_rank(found, 4000, "bic")
@@ -102,12 +122,20 @@ def test_a_fit_begins_where_it_is_told(with_loadings: bool) -> None:
     truth = DATA.mixture
     start = arm.mfa.regions_at(truth.centroids.numpy(), truth.loadings if with_loadings else None)
     fit = arm.MFA(n_regions=6, rank=3, split_merge=False).fit(DATA.x.float(), start=start)
+    if with_loadings:
+        at_once = arm.MFA(n_regions=6, rank=3, split_merge=False, n_iter=0).fit(DATA.x.float(), start=start)
+        assert at_once.provenance["curve"][0]["log_likelihood"] > DATA.oracle - 1  # the truth's axes, and noise of the rows
+        wrong = arm.mfa.regions_at(truth.centroids, 100 * truth.loadings)
+        astray = arm.MFA(n_regions=6, rank=3, n_iter=0).fit(DATA.x.float(), start=wrong).provenance["curve"]
+        assert astray[0]["log_likelihood"] < DATA.oracle - 5
     assert float(fit.encoder.log_likelihood(DATA.held_out.float()).double().mean()) > DATA.oracle - 0.5  # type: ignore[attr-defined]
 
 
 def test_places_of_another_shape_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"centroids must be \[K, D\]"):
         arm.mfa.regions_at(torch.zeros(3))
+    with pytest.raises(NonFiniteError, match="must be finite"):
+        arm.mfa.regions_at(torch.full((3, 4), torch.nan))
     with pytest.raises(ShapeError, match=r"\[3, 4\] and \[3, 2, 5\]"):
         arm.mfa.regions_at(torch.zeros(3, 4), torch.zeros(3, 2, 5))
 

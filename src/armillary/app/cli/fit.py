@@ -216,11 +216,14 @@ def _tell_memory(screen: Screen, trials: Sequence[_Trial], rows: StoredRows) -> 
 
     from armillary.core import distributed
     from armillary.core.rows import width
+    from armillary.core.targeted import Targeted
     from armillary.lm.plan import human
 
+    distributed.start()
     parts: Counter[str] = Counter()
     for trial in trials:
-        parts.update(trial.method.memory(width(rows.layout), rows.n_rows, world=distributed.world()))
+        seen = trial.data.view() if isinstance(trial.data, Targeted) else rows
+        parts.update(trial.method.memory(width(seen.layout), rows.n_rows, world=distributed.world()))
     needed, there = sum(parts.values()), psutil.virtual_memory().available
     if needed > MUCH:
         each = ", ".join(f"{name} {human(size)}" for name, size in parts.items())

@@ -78,7 +78,7 @@ class Ascent:
             value.data.copy_(state["parameters"][name])
             kept = {key.partition(".")[2]: one for key, one in state["memory"].items() if key.partition(".")[0] == name}
             if kept:
-                self.optimiser.state[value] = kept
+                self.optimiser.state[value] = {name: one.to(value.device) if one.ndim else one for name, one in kept.items()}
 
 
 def _unsoft(value: Tensor) -> Tensor:

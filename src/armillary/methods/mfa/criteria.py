@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from armillary.core.columns import Columns, columns_for
 from armillary.core.decomposition import Decomposition
 from armillary.core.report import Estimate
 from armillary.core.rows import Batch, as_rows
@@ -27,8 +27,8 @@ from armillary.core.summary import OnePass, Summary
 from armillary.methods.mfa.encoder import MFAEncoder
 from armillary.methods.mfa.regions import mixture_of
 
-#: Consecutive rows that make a unit of the bootstrap.
-BLOCK = 256
+#: Consecutive rows that make a unit of the bootstrap, and units at most; of more, some share one.
+BLOCK, UNITS = 256, 1024
 
 
 def n_parameters(fit: Decomposition) -> int:
@@ -61,10 +61,12 @@ def criteria(fit: Decomposition, rows: Any) -> Criteria:
 
     Raises:
         InputError: another kind of fit.
+        ShapeError: the rows do not hold what the fit reads.
     """
     mixture_of(fit)
-    reading = OnePass(_Likelihood(fit), lambda sums: sums.units())
-    drive([reading], as_rows(rows), title="log-likelihood")
+    read = as_rows(rows)
+    reading = OnePass(_Likelihood(fit, columns_for(fit, read.layout)[0]), lambda sums: sums.units())
+    drive([reading], read, title="log-likelihood")
     (likelihood, certain), n = reading.finish()
     p = n_parameters(fit)
     return Criteria(
@@ -85,34 +87,36 @@ def _scaled(units: Units, times: float, plus: float, n: int) -> Estimate:
 
 
 class _Likelihood(Summary):
-    """Log-likelihoods of rows, and those of rows with their most responsible region, by blocks of consecutive rows."""
+    """Log-likelihoods of rows, and those of rows with their most responsible region, by blocks of consecutive rows.
 
-    def __init__(self, fit: Decomposition) -> None:
-        self.fit, self.blocks = fit, dict[int, Tensor]()  # of each block: rows, log-likelihood, the same with regions known
+    Args:
+        fit: the mixture.
+        columns: of the rows that it reads.
+    """
+
+    def __init__(self, fit: Decomposition, columns: Columns) -> None:
+        self.fit, self.columns = fit, columns
+        self.blocks = torch.zeros(UNITS, 3, dtype=torch.float64)  # rows, log-likelihood, the same with regions known
 
     @property
     def n_rows(self) -> int:
-        return int(sum(float(sums[0]) for sums in self.blocks.values()))
+        return int(self.blocks[:, 0].sum())
 
     def update(self, batch: Batch) -> None:
         encoder = self.fit.encoder
         assert isinstance(encoder, MFAEncoder)
-        total, known = (value.double().cpu() for value in encoder.evidence(batch.x))
-        wide = torch.stack([torch.ones_like(total), total, known], dim=1)
-        block = torch.from_numpy(batch.row // BLOCK)
-        for number in torch.unique(block).tolist():
-            self.blocks[number] = self.blocks.get(number, torch.zeros(3, dtype=torch.float64)) + wide[block == number].sum(0)
+        x = batch.x[:, self.columns].to(encoder.mixture.centroids.device)
+        total, known = (value.double().cpu() for value in encoder.evidence(x))
+        block = torch.from_numpy(batch.row // BLOCK % UNITS)
+        self.blocks.index_add_(0, block, torch.stack([torch.ones_like(total), total, known], dim=1))
 
     def state(self) -> dict[str, Any]:
-        return {"blocks": {str(number): sums for number, sums in self.blocks.items()}}
+        return {"blocks": self.blocks}
 
     def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
-        self.blocks = {}
-        for state in states:
-            for number, sums in state["blocks"].items():
-                self.blocks[int(number)] = self.blocks.get(int(number), torch.zeros(3, dtype=torch.float64)) + sums
+        self.blocks = torch.stack([state["blocks"] for state in states]).sum(0)
 
     def units(self) -> tuple[tuple[Units, Units], int]:
-        ids = np.array(sorted(self.blocks))
-        sums = torch.stack([self.blocks[int(i)] for i in ids]).numpy()  # [U, 3]
-        return (Units("block", ids, sums[:, 1], sums[:, 0]), Units("block", ids, sums[:, 2], sums[:, 0])), self.n_rows
+        ids = np.flatnonzero(self.blocks[:, 0].numpy())
+        n, total, known = self.blocks[torch.from_numpy(ids)].T.numpy()  # [U] each
+        return (Units("block", ids, total, n), Units("block", ids, known, n)), self.n_rows

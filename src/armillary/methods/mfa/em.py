@@ -186,7 +186,8 @@ def maximise(sums: Sums, old: Mixture, shape: Shape, work: Work = ALL) -> Mixtur
     n = work.total(sums.n.sum())
     log_weight = (sums.n / n).clamp_min(LEAST_WEIGHT).log().to(centroids.dtype)
     if shape.is_per_region:
-        psi = (sums.xx - inside) / sums.n.clamp_min(1.0)[:, None]
+        held = (sums.n < old.rank + 2)[:, None]
+        psi = torch.where(held, old.noise.double(), (sums.xx - inside) / sums.n.clamp_min(1.0)[:, None])
     else:
         psi = work.total(sums.xx - inside.sum(0, keepdim=True)) / n
     return Mixture(log_weight, centroids, loadings, shape.spread(psi, old.n_regions).to(centroids.dtype))

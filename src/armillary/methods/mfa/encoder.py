@@ -80,10 +80,13 @@ class MFAEncoder(MixtureEncoder):
         return share if found.regions is None else share.new_zeros(len(x), self.mixture.n_regions).scatter_(1, found.regions, share)
 
     def top(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """The n most responsible regions of each row: their responsibilities [N, n], largest first, and numbers [N, n]."""
+        """The n most responsible regions of each row, or as many as are considered: their responsibilities [N, n], largest first, and
+        numbers [N, n]."""
+        most = self.mixture.n_regions if self.gate is None else self.gate.n_candidates
+        n = min(n, most)
         found = [self._top(self._considered(part), n) for part in self._parts(x)]
         share = self._cat([one for one, _ in found], x, (n,))
-        return share, torch.cat([region for _, region in found]) if found else torch.zeros(0, n, dtype=torch.int64)
+        return share, torch.cat([region for _, region in found]) if found else share.long()
 
     def _top(self, found: Considered, n: int) -> tuple[Tensor, Tensor]:
         share, slot = _shares(found.joint, n)
@@ -163,7 +166,7 @@ class MFAEncoder(MixtureEncoder):
         """Block orthogonal pursuit: of every region in turn the one whose centroid and loadings explain most of what is left."""
         m = self.mixture
         blocks = torch.cat([m.centroids[:, None], m.loadings], dim=1)  # [K, S, D]
-        basis = torch.linalg.qr(blocks.mT)[0].mT  # [K, S, D] orthonormal
+        basis = torch.linalg.qr(blocks.mT)[0].mT * blocks.any(2)[:, :, None]  # [K, S, D] orthonormal; nothing where a loading is 0
         chosen = torch.zeros(len(x), 0, dtype=torch.int64, device=x.device)
         left, codes = x, x.new_zeros(len(x), 0, blocks.shape[1])
         for _ in range(min(self.n_top, m.n_regions)):

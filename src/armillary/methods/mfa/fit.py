@@ -32,7 +32,7 @@ from armillary.errors import ArmillaryWarning, InputError
 from armillary.methods.mfa.adam import Ascent
 from armillary.methods.mfa.em import Shape, Sums, collect, maximise
 from armillary.methods.mfa.encoder import MFAEncoder
-from armillary.methods.mfa.gate import MANY, PROBED, Gate, gate_for
+from armillary.methods.mfa.gate import MANY, PROBED, Gate, gate_for, part_size
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.rotation import canonical
 from armillary.methods.mfa.sharing import ALL, ByRegions, Work
@@ -122,21 +122,26 @@ class Fit(Consumer):
             self.gate = gate_for(self._now, self.method.n_candidates, self.probe, self.work)
         self.n_batches += 1
         if self.stage == "exact":
-            collect(self._sums, self._now, x, self.gate, self.work)
+            self._collect(self._sums, x)
             return
         for part in torch.tensor_split(x, max(1, self.n_batch // self.method.step_rows)):
-            collect(there(self.pending), self._now, part, self.gate, self.work)
+            self._collect(there(self.pending), part)
             self.n_pending += 1
             if self.n_pending * self.n_batch >= self.method.step_rows:
                 self._step()
 
+    def _collect(self, sums: Sums, x: Tensor) -> None:
+        for part in torch.split(x, part_size(self._now, self.gate, self.work)):
+            collect(sums, self._now, part, self.gate, self.work)
+
     def _step(self) -> None:
-        """A step of stepwise EM on the rows since the last one."""
+        """A step of stepwise EM on the rows since the last one: a shorter one where these are few, as at the end of a pass."""
         pending = there(self.pending)
         self.work.add_up(*pending.tensors)
         if pending.total[1] > 0:
             self.n_steps += 1
-            self._sums.step(pending, (self.n_steps + DELAY) ** -DECAY)
+            whole = float(pending.total[1]) / self.method.step_rows
+            self._sums.step(pending, min(1.0, whole) * (self.n_steps + DELAY) ** -DECAY)
             self.mixture = maximise(self._sums, self._now, self._shape, self.work)
         self.pending, self.n_pending = Sums.empty(self._now), 0
 
@@ -155,7 +160,7 @@ class Fit(Consumer):
     def _scaled(self, x: Tensor, device: torch.device) -> Tensor:
         """Rows as they are worked on."""
         self._move(device)
-        return (x.to(self.mean.device, torch.float32) - self.mean.float()).mul_(self.scale)
+        return x.to(device, torch.float32, copy=True).sub_(self.mean.float()).mul_(self.scale)
 
     def _move(self, device: torch.device) -> None:
         """Be on a device: a checkpoint is read on the CPU before it is known where the rows are."""
@@ -165,6 +170,10 @@ class Fit(Consumer):
         self.mixture = None if self.mixture is None else self.mixture.to(device)
         self.sums, self.pending = (None if sums is None else sums.to(device) for sums in (self.sums, self.pending))
         self.gate = None if self.gate is None else self.gate.to(device)
+        if self.ascent is not None:
+            state = self.ascent.state()
+            self.ascent = Ascent(self._now, self._shape, self.method.learning_rate)
+            self.ascent.load(state)
 
     @property
     def _shift(self) -> float:
@@ -174,13 +183,14 @@ class Fit(Consumer):
     # ------------------------------------------------------------ passes
 
     def end_pass(self) -> None:
+        self._move(self.device)
         if self.stage == "sample":
             self._begin()
         elif self.stage == "adam":
             self.epoch += 1
             self.trace.append(self.recent)
             self.mixture = there(self.ascent).mixture().detach()
-            if self.epoch == self.method.n_passes:
+            if self.epoch >= self.method.n_passes:
                 self._enter("done")
         elif self.stage == "stepwise":
             self._step()
@@ -217,6 +227,8 @@ class Fit(Consumer):
         self.trace = [sums_of(first, rows, self.method.n_candidates).log_likelihood - self._shift]
         self.recent, self.stage, self.epoch = self.trace[-1], "adam", 0
         self.ascent = Ascent(first, self._shape, self.method.learning_rate)
+        if self.method.n_passes == 0:
+            self._enter("done")
 
     def _solve(self, rows: Tensor, first: Mixture, *, is_all: bool) -> None:
         """A solution for rows in memory, and what follows it."""
@@ -284,28 +296,15 @@ class Fit(Consumer):
     # ------------------------------------------------------------ states
 
     def state(self) -> Mapping[str, Any]:
-        numbers: dict[str, Any] = {"stage": self.stage, "epoch": self.epoch, "n_steps": self.n_steps, "n_batches": self.n_batches}
-        numbers |= {
-            "n_pending": self.n_pending,
-            "scale": self.scale,
-            "floor": self.floor,
-            "gate": None if self.gate is None else _parts(self.gate),
-        }
-        values = {"mixture": self.mixture, "sums": self.sums, "pending": self.pending}
+        names = ("stage", "epoch", "n_steps", "n_batches", "n_pending", "scale", "floor", "recent", "mean", "probe")
+        told: dict[str, Any] = {name: getattr(self, name) for name in names} | {"device": str(self.device)}
+        told |= {"trace": list(self.trace), "record": dict(self.record), "ascent": None if self.ascent is None else self.ascent.state()}
+        values = {"mixture": self.mixture, "sums": self.sums, "pending": self.pending, "gate": self.gate}
         parts = {name: None if value is None else _parts(value) for name, value in values.items()}
-        parts |= {"sample": self.sample.state(), "moments": self.moments.state()}
-        ascent = None if self.ascent is None else self.ascent.state()
-        told = {
-            "mean": self.mean,
-            "trace": list(self.trace),
-            "record": dict(self.record),
-            "recent": self.recent,
-            "ascent": ascent,
-            "probe": self.probe,
-        }
-        return {**numbers, **parts, **told}
+        return {**told, **parts, "sample": self.sample.state(), "moments": self.moments.state()}
 
     def load(self, state: Mapping[str, Any]) -> None:
+        self.device = device_of(state["device"])
         self.stage, self.epoch, self.n_steps = state["stage"], state["epoch"], state["n_steps"]
         self.scale, self.floor, self.mean = state["scale"], state["floor"], state["mean"]
         self.trace, self.record = list(state["trace"]), dict(state["record"])
@@ -328,6 +327,7 @@ class Fit(Consumer):
 
     def finish(self) -> Decomposition:
         mixture = self.work.whole(canonical(self._now))
+        tried = gate_for(mixture, self.method.n_candidates, self.probe.to(mixture.centroids.device))
         order = mixture.log_weight.argsort(descending=True, stable=True)
         centroids = (mixture.centroids.double() / self.scale + self.mean.to(mixture.centroids.device)).float()
         loadings, noise = mixture.loadings / self.scale, mixture.noise / self.scale**2
@@ -336,7 +336,6 @@ class Fit(Consumer):
         dictionary = Dictionary.of_regions(found.centroids, found.loadings)
         told: dict[str, Any] = {"log_likelihood": self.trace[-1], "n_dead": int((found.log_weight < -20).sum())}
         told |= {"mean_rank": float(found.loadings.any(2).sum(1).double().mean())}
-        tried = gate_for(self._now, self.method.n_candidates, self.probe, self.work)
         gate = None if tried is None else Gate.of(found, tried.n_candidates)
         told["curve"] = [{"step": i, "log_likelihood": value} for i, value in enumerate(self.trace, 1)]
         return Decomposition(dictionary, MFAEncoder(found, gate=gate), **one_to_one(self.layout), provenance={**self.record, **told})

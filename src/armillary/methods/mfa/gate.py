@@ -201,5 +201,6 @@ def gate_for(mixture: Mixture, n_candidates: int | None, probe: Tensor, work: Wo
 
 def gap(mixture: Mixture, gate: Gate, x: Tensor, work: Work = ALL) -> Tensor:
     """[n] by how many nats the bound of each row is below its log-likelihood, from all regions."""
-    whole, bound = (work.logsumexp(consider(mixture, x, one, work).joint) for one in (None, gate))
-    return (whole - bound).clamp_min(0)
+    parts = torch.split(x, part_size(mixture, None, work))
+    whole = torch.cat([work.logsumexp(consider(mixture, part, None, work).joint) for part in parts])
+    return (whole - work.logsumexp(consider(mixture, x, gate, work).joint)).clamp_min(0)

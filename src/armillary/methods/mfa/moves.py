@@ -69,8 +69,8 @@ def proposed(mixture: Mixture, x: Tensor, shape: Shape, gate: Gate | None = None
     gains = _joined(work.gather({k: gain for k, (_, gain) in tries.items()}))
     pairs = _worth(gains, loss, heir)
     halves = {place: tries[k][0].part(half) for k, gone in pairs if k in tries for place, half in ((k, FIRST), (gone, SECOND))}
-    everywhere = _joined(work.gather(halves))
-    return Moves(pairs, {k: half for k, half in everywhere.items() if 0 <= k - work.first < mixture.n_regions})
+    everywhere = _joined(work.gather({k: half.to("cpu") for k, half in halves.items()}))
+    return Moves(pairs, {k: half.to(x.device) for k, half in everywhere.items() if 0 <= k - work.first < mixture.n_regions})
 
 
 def _worth(gains: Mapping[int, float], loss: Tensor, heir: Sequence[int]) -> list[tuple[int, int]]:

@@ -29,9 +29,9 @@ def coefficients(mixture: Mixture, one: Tensor, other: Tensor) -> Tensor:
         noise = (psi[i].double() + psi[j].double()) / 2  # [p, D]
         w = torch.cat([m.loadings[i], m.loadings[j]], dim=1).double() / (2 * noise).sqrt()[:, None]  # [p, 2 R, D]
         d = (m.centroids[i].double() - m.centroids[j].double()) / noise.sqrt()  # [p, D]
-        factor = torch.linalg.cholesky(w @ w.mT + torch.eye(2 * m.rank, dtype=w.dtype))
+        factor = torch.linalg.cholesky(w @ w.mT + torch.eye(2 * m.rank, dtype=w.dtype, device=w.device))
         inside = torch.linalg.solve_triangular(factor, (w @ d[:, :, None]), upper=False)[:, :, 0]
         distance = d.square().sum(1) - inside.square().sum(1)
         both = noise.log().sum(1) + 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
         out.append(torch.exp(-(distance / 8 + (both - (log_det[i] + log_det[j]) / 2) / 2)))
-    return torch.cat(out) if out else torch.zeros(0, dtype=torch.float64)
+    return torch.cat(out) if out else m.noise.new_zeros(0, dtype=torch.float64)

@@ -1,7 +1,8 @@
 """Plan: what a fit will hold in memory, said before it begins.
 
-The largest of three moments counts: the sample, as it was read and as it is worked on; EM on it, with the mixture as it is, three earlier
-ones that a leap and a move go back to, and a set of sums; or the passes over all rows, with two mixtures, two sets of sums and a batch.
+The largest of three moments counts: the sample, as it is drawn, or as it was read and as it is worked on; EM on it, with the mixture as it
+is, three earlier ones that a leap and a move go back to, and two sets of sums; or the passes over all rows, with two mixtures, two sets of
+sums and a batch.
 
 Letters: K regions of this rank, D width, R rank.
 """
@@ -44,7 +45,7 @@ def memory(sizes: Sizes) -> dict[str, int]:
     kept = mixture if k * d * r <= KEPT else 0  # what densities of all regions are computed from
     work = 4 * FLOAT * CHUNK + PARTS * DOUBLE * min(PART, k * d * (r + 1))
     rows = FLOAT * sizes.n_in_memory * d
-    begun = {"rows": 2 * rows, "work": work}
-    solved = {"rows": rows, "mixtures": 4 * mixture + 2 * kept, "sums": sums, "work": work}
+    begun = {"rows": int(2.5 * rows), "work": work}
+    solved = {"rows": rows, "mixtures": 4 * mixture + 2 * kept, "sums": 2 * sums, "work": work}
     passes = {"rows": BATCHES * FLOAT * sizes.n_batch * d, "mixtures": 2 * mixture + kept, "sums": 2 * sums, "work": work}
     return max((begun, solved, passes), key=lambda one: sum(one.values()))

@@ -22,11 +22,12 @@ from torch import Tensor
 from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
 from armillary.core.encoders import NearestEncoder
-from armillary.errors import InputError, ShapeError
+from armillary.errors import InputError, NonFiniteError, ShapeError
 from armillary.methods.mfa import moves
 from armillary.methods.mfa import rotation as turns
 from armillary.methods.mfa.em import Shape
 from armillary.methods.mfa.encoder import MFAEncoder
+from armillary.methods.mfa.gate import Gate
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.overlap import coefficients
 
@@ -48,11 +49,11 @@ def mixture_of(fit: Decomposition) -> Mixture:
 def _rebuilt(fit: Decomposition, mixture: Mixture, change: str) -> Decomposition:
     """The fit with other parameters; its provenance says what was changed."""
     assert isinstance(fit.encoder, MFAEncoder)
-    changes = [*fit.provenance.get("changes", ()), change]
+    old = fit.encoder.gate
+    encoder = replace(fit.encoder, mixture=mixture, gate=None if old is None else Gate.of(mixture, old.n_candidates))
     dictionary = Dictionary.of_regions(mixture.centroids, mixture.loadings)
-    return replace(
-        fit, dictionary=dictionary, encoder=replace(fit.encoder, mixture=mixture), provenance={**fit.provenance, "changes": changes}
-    )
+    changes = [*fit.provenance.get("changes", ()), change]
+    return replace(fit, dictionary=dictionary, encoder=encoder, provenance={**fit.provenance, "changes": changes})
 
 
 def check_regions(mixture: Mixture, *regions: int) -> None:
@@ -76,9 +77,9 @@ def overlap(fit: Decomposition, regions: Sequence[int] | None = None) -> Tensor:
     chosen = list(range(mixture.n_regions)) if regions is None else list(regions)
     check_regions(mixture, *chosen)
     one, other = np.triu_indices(len(chosen), 1)
-    at = torch.tensor(chosen)
+    at = torch.tensor(chosen, device=mixture.centroids.device)
     found = torch.eye(len(chosen), dtype=torch.float64)
-    found[one, other] = found[other, one] = coefficients(mixture, at[one], at[other])
+    found[one, other] = found[other, one] = coefficients(mixture, at[one], at[other]).cpu()
     return found
 
 
@@ -90,7 +91,7 @@ def neighbors(fit: Decomposition, region: int, n: int = 8) -> list[tuple[int, fl
     """
     mixture = mixture_of(fit)
     check_regions(mixture, region)
-    others = torch.tensor([k for k in range(mixture.n_regions) if k != region], dtype=torch.int64)
+    others = torch.tensor([k for k in range(mixture.n_regions) if k != region], dtype=torch.int64, device=mixture.centroids.device)
     found = coefficients(mixture, torch.full_like(others, region), others)
     best = found.topk(min(n, len(others)))
     return list(zip(others[best.indices].tolist(), best.values.tolist(), strict=True))
@@ -178,12 +179,15 @@ def regions_at(centroids: Tensor | NDArray[Any], loadings: Tensor | NDArray[Any]
 
     Raises:
         ShapeError: other shapes.
+        NonFiniteError: NaN or infinite numbers.
     """
     places = torch.as_tensor(centroids).float()
     axes = None if loadings is None else torch.as_tensor(loadings).float()
     if places.ndim != 2 or (axes is not None and (axes.ndim != 3 or axes.shape[::2] != places.shape)):
         told = "" if axes is None else f" and {list(axes.shape)}"
         raise ShapeError(f"centroids must be [K, D] and loadings [K, R, D], got {list(places.shape)}{told}")
+    if not all(bool(one.isfinite().all()) for one in (places, axes) if one is not None):
+        raise NonFiniteError("centroids and loadings must be finite")
     layout = ((None, places.shape[1]),)
     return Decomposition(Dictionary.of_regions(places, axes), NearestEncoder(places), layout, layout)
 
@@ -193,9 +197,11 @@ def _first(two: Mixture) -> Mixture:
 
 
 def _cut(m: Mixture, region: int) -> Mixture:
-    """The halves of a region on either side of its centroid along its first loading, each as a region."""
+    """The halves of a region on either side of its centroid along its first loading, or else its loudest column, each as a region."""
     loadings = turns.canonical(m).loadings[region]  # [R, D]
-    shift = HALF * loadings[0]
+    psi = m.noise[region % len(m.noise)]
+    across = loadings[0] if bool(loadings[0].any()) else psi.sqrt() * (torch.arange(m.d, device=psi.device) == psi.argmax())
+    shift = HALF * across
     half = torch.cat([loadings[:1] * math.sqrt(1 - HALF**2), loadings[1:]])
     noise = m.noise[[region, region]] if len(m.noise) > 1 else m.noise
     return Mixture(

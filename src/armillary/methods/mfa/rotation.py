@@ -38,8 +38,8 @@ def canonical(mixture: Mixture) -> Mixture:
 def varimax(mixture: Mixture) -> Mixture:
     """The same mixture with loadings turned so that each has few large entries, all regions at once."""
     w = mixture.loadings.double() * mixture.precision.double().sqrt()[:, None]  # [K, R, D]
-    turn = torch.eye(mixture.rank, dtype=w.dtype).expand(mixture.n_regions, -1, -1)
-    before = torch.zeros(mixture.n_regions, dtype=w.dtype)
+    turn = torch.eye(mixture.rank, dtype=w.dtype, device=w.device).expand(mixture.n_regions, -1, -1)
+    before = w.new_zeros(mixture.n_regions)
     for _ in range(ROUNDS):
         now = turn @ w
         target = now**3 - now * now.square().mean(dim=2, keepdim=True)

@@ -156,7 +156,7 @@ class ByRegions(Work):
         return found
 
     def best(self, value: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
-        values, regions = (torch.cat([one.to(part.device) for one in distributed.gather(part)], dim=1) for part in (value, region))
+        values, regions = (torch.cat(distributed.gather(part.cpu()), dim=1).to(part.device) for part in (value, region))
         found = values.topk(min(2, values.shape[1]), dim=1)
         return found.values, regions.gather(1, found.indices)
 

@@ -24,11 +24,11 @@ from armillary.methods.mfa.spectrum import Selection, of_own_rank
 LATELY = 3
 #: Rows of a step of stepwise EM: at least so many, and so many per region; steps that make a sweep worth while, and first ones that only
 #: add up.
-STEP_ROWS, STEP_ROWS_PER_REGION, FEWEST, HELD = 512, 16, 8, 3
+STEP_ROWS, STEP_ROWS_PER_REGION, FEWEST, HELD = 512, 16, 6, 3
 #: Step t of stepwise EM moves sums by (t + DELAY)^-DECAY of the way (Cappe and Moulines 2009).
 DELAY, DECAY = 2, 0.6
-#: Steps before the first round of moves, and after each; rounds at most, and of many regions, whose moves matter less each.
-SETTLE, ROUNDS, ROUNDS_OF_MANY = 5, 10, 3
+#: Steps before the first round of moves, and after each; rounds at most, and of many regions, of which each matters less.
+SETTLE, ROUNDS, ROUNDS_OF_MANY = 5, 10, 1
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Run:
             batch = Sums.empty(self.mixture)
             for part in torch.split(x[rows], part_size(self.mixture, gate, self.work)):
                 collect(batch, self.mixture, part, gate, self.work)
-            sums.step(batch, (i + DELAY) ** -DECAY if i else 1.0)
+            sums.step(batch, len(rows) / n_step * (i + DELAY) ** -DECAY if i else 1.0)
             if i >= HELD:
                 self.mixture = maximise(sums, self.mixture, self.shape, self.work)
 

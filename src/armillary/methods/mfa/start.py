@@ -21,6 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from armillary.core.decomposition import Decomposition
+from armillary.core.dictionary import ROLES, Dictionary
 from armillary.core.encoders import nearest_centroid
 from armillary.core.summary import group_sums
 from armillary.methods.kmeans import means, plus_plus, refine
@@ -72,7 +73,7 @@ def _random(x: Tensor, shape: Shape, generator: torch.Generator) -> Mixture:
 
 
 def given_mixture(x: Tensor, start: Decomposition, shape: Shape, *, mean: Tensor, scale: float, seed: int, work: Work = ALL) -> Mixture:
-    """The mixture of another fit, or one around its regions where it is no mixture of the same rank and noise.
+    """The mixture of another fit; or one of its centroids and loadings, where it is no mixture; or one around its regions, of another rank.
 
     Args:
         x: [n, D] rows, less `mean` and times `scale`.
@@ -85,13 +86,36 @@ def given_mixture(x: Tensor, start: Decomposition, shape: Shape, *, mean: Tensor
     """
     centroids = ((start.dictionary.directions().to(x.device).double() - mean) * scale).float()
     encoder = start.encoder
-    if isinstance(encoder, MFAEncoder) and encoder.mixture.rank == shape.rank:
+    if isinstance(encoder, MFAEncoder) and encoder.mixture.rank == shape.rank and bool(encoder.mixture.loadings.any(2).all()):
         found = encoder.mixture.to(x.device)
         psi = found.noise * scale**2  # one for all, where there was one for each: their mean
         psi = shape.spread(psi if shape.is_per_region else psi.mean(0, keepdim=True))
         return work.own(Mixture(found.log_weight, centroids, found.loadings * scale, psi))
     region = _home(x, start, centroids, scale)
+    loadings = _given_loadings(start.dictionary, shape)
+    if loadings is not None:
+        return work.own(_with(x, region, centroids, loadings.to(x.device) * scale, shape))
     return around(x, region, shape, torch.Generator().manual_seed(seed), centroids=centroids, work=work)
+
+
+def _given_loadings(dictionary: Dictionary, shape: Shape) -> Tensor | None:
+    """[K, R, D] loadings that come with regions which are no mixture, where all have as many as are wanted."""
+    at = torch.nonzero(dictionary.role == ROLES.index("loading"))[:, 0]
+    counts = torch.bincount(dictionary.group[at], minlength=shape.n_regions)
+    if bool((counts != shape.rank).any()):
+        return None
+    return dictionary.atoms[at[dictionary.group[at].argsort(stable=True)]].float().view(shape.n_regions, shape.rank, -1)
+
+
+def _with(x: Tensor, region: Tensor, centroids: Tensor, loadings: Tensor, shape: Shape) -> Mixture:
+    """A mixture of given centroids [K, D] and loadings [K, R, D]; noise is what rows [n, D] of each region [n] have beside these."""
+    left = x.new_zeros(x.shape[1], dtype=torch.float64)
+    for k, rows in grouped(region):
+        away, basis = x[rows] - centroids[k], torch.linalg.qr(loadings[k].T)[0]  # [n_k, D], [D, R]
+        left += (away - away @ basis @ basis.T).square().sum(0, dtype=torch.float64)
+    counts = torch.bincount(region, minlength=shape.n_regions)
+    log_weight = ((counts + 1) / (len(x) + shape.n_regions)).log().float()
+    return Mixture(log_weight, centroids, loadings, shape.spread((left / len(x)).float()[None]))
 
 
 def _home(x: Tensor, start: Decomposition, centroids: Tensor, scale: float) -> Tensor:

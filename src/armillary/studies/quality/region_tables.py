@@ -88,16 +88,16 @@ def _content(one: Measured, tokens: Tokens, config: Config) -> dict[str, Any]:
 
 def texts_of(tokens: Tokens, ids: Ints) -> dict[int, str]:
     """The text of tokens with these ids, from the first row of each; without text, their numbers."""
-    wanted, found = set(ids[ids >= 0].tolist()), dict[int, str]()
+    left, found = set(ids[ids >= 0].tolist()), dict[int, str]()
     for start in range(0, tokens.n_rows, STRETCH):
         here = tokens.rows[start : start + STRETCH]
         there, first = np.unique(tokens.ids[here], return_index=True)
-        found |= {
-            int(i): tokens.text(int(here[at])) or f"#{i}" for i, at in zip(there, first, strict=True) if int(i) in wanted - found.keys()
-        }
-        if found.keys() == wanted:
+        new = {int(i): tokens.text(int(here[at])) for i, at in zip(there, first, strict=True) if int(i) in left}
+        found |= {i: repr(text) if text else f"#{i}" for i, text in new.items()}
+        left -= new.keys()
+        if not left:
             break
-    return {i: repr(text) if not text.startswith("#") or len(text) == 1 else text for i, text in found.items()}
+    return found
 
 
 # ---------------------------------------------------------------- labels

@@ -157,14 +157,15 @@ def _together(reports: Sequence[Report], measured: Sequence[Measured], config: C
 
 
 def _likelihoods(labels: Sequence[str], reports: Sequence[Report]) -> dict[str, list[Any]]:
-    """The subjects' tables as one, best first; a baseline that several share once."""
+    """The subjects' tables as one, best first; a baseline that several share once, one of other rows by the subject's name."""
     rows: dict[tuple[Any, ...], None] = {}
     names = list(reports[0].tables["likelihood"])
     for label, one in zip(labels, reports, strict=True):
         for cells in zip(*one.tables["likelihood"].values(), strict=True):
-            model = {"this fit": label, "one Gaussian": "one Gaussian"}.get(cells[0], f"{cells[0]} ({label})")
-            rows[model, *cells[1:]] = None
-    ordered = sorted(rows, key=lambda cells: -cells[1])
+            name = label if cells[0] == "this fit" else cells[0] if cells[0] == "one Gaussian" else f"{cells[0]} ({label})"
+            taken = any(other[0] == name and other[1:] != cells[1:] for other in rows)
+            rows[f"{name} ({label})" if taken else name, *cells[1:]] = None
+    ordered = sorted(rows, key=lambda cells: -(cells[1] if cells[1] is not None else float("-inf")))
     return {name: [cells[i] for cells in ordered] for i, name in enumerate(names)}
 
 
