@@ -13,7 +13,7 @@ from sklearn.mixture import GaussianMixture
 
 import armillary as arm
 from armillary.core.dictionary import Dictionary
-from armillary.core.rows import TensorRows
+from armillary.core.rows import Layout, TensorRows
 from armillary.core.site import Source
 from armillary.errors import InputError, ShapeError
 from armillary.methods.mfa.encoder import MFAEncoder
@@ -162,12 +162,18 @@ def test_a_gate_follows_what_is_done_to_its_regions() -> None:
 
 
 def test_criteria_read_the_columns_of_the_fit() -> None:
-    source = [Source("toy", "0", arm.Site("resid_post", layer)) for layer in (0, 1)]
-    fit = replace(TRUTH, inputs=((source[1], 10),), targets=((source[1], 10),))
-    both = TensorRows(torch.cat([torch.randn(3000, 10, dtype=torch.float64), DATA.x], 1), ((source[0], 10), (source[1], 10)))
+    other, own = (Source("toy", "0", arm.Site("resid_post", layer)) for layer in (0, 1))
+
+    class Both(TensorRows):
+        @property
+        def layout(self) -> Layout:
+            return ((other, 10), (own, 10))
+
+    fit = replace(TRUTH, inputs=((own, 10),), targets=((own, 10),))
+    both = Both(torch.cat([torch.randn(3000, 10, dtype=torch.float64), DATA.x], 1))
     assert arm.mfa.criteria(fit, both).bic.value == pytest.approx(arm.mfa.criteria(TRUTH, DATA.x).bic.value)
     with pytest.raises(ShapeError):
-        arm.mfa.criteria(fit, TensorRows(DATA.x, ((source[0], 10),)))
+        arm.mfa.criteria(fit, TensorRows(DATA.x, source=other))
 
 
 def test_a_region_without_loadings_is_cut_along_its_loudest_column() -> None:
