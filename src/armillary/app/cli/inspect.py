@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from armillary.app.showcase import Shown
     from armillary.core.decomposition import Decomposition
     from armillary.core.rows import Rows
+    from armillary.inspect import Window
     from armillary.lm.model import LanguageModel
 
 
@@ -49,7 +50,18 @@ def command(screen: Screen, fit: str, features: tuple[int, ...], n_features: int
     regions = _regions(loaded, rows, features, lm, settings)
     if regions:
         data["regions"] = [asdict(one) for one in regions]
-    screen.answer(data, *(regions or shown if features else [_listing(loaded, shown)]))
+    screen.answer(data, *(regions or shown if features else [_listing(loaded, shown, _likeliest(loaded, rows, shown))]))
+
+
+def _likeliest(fit: Decomposition, rows: Rows, shown: Sequence[Shown]) -> Mapping[int, Window]:
+    """Of the regions of a mixture their likeliest token: responsibilities are 1 on many."""
+    from armillary.core.encoders import MixtureEncoder
+    from armillary.inspect import region_contexts
+
+    if not isinstance(fit.encoder, MixtureEncoder):
+        return {}
+    found = region_contexts(fit, rows, n=1, n_axis=0, regions=[one.feature for one in shown])
+    return {one.feature: window for one in shown for window in found.windows(one.feature).likelihood}
 
 
 def _regions(
@@ -86,7 +98,7 @@ def _strongest(fit: Decomposition, rows: Rows, n: int) -> Mapping[int, Any]:
     return choose(report.tables["features"], n=n, n_random=0, seed=0)
 
 
-def _listing(fit: Decomposition, shown: Sequence[Shown]) -> Any:
+def _listing(fit: Decomposition, shown: Sequence[Shown], likeliest: Mapping[int, Window]) -> Any:
     """A line per feature."""
     from rich.table import Table
     from rich.text import Text
@@ -95,7 +107,7 @@ def _listing(fit: Decomposition, shown: Sequence[Shown]) -> Any:
     for one in shown:
         how_often = "–" if one.density is None else f"{one.density:.2%}"
         promoted = " ".join(repr(token.token)[1:-1] for token in one.effect.promoted[:4]) if one.effect else "–"
-        window = (one.top or one.sample)[0]
+        window = likeliest.get(one.feature, (one.top or one.sample)[0])
         context = Text("".join(window.tokens[max(0, window.centre - 8) : window.centre + 3]).replace("\n", "↵"), no_wrap=True)
         table.add_row(str(one.feature), how_often, f"{one.largest:.3g}", Text(promoted), context)
     return table
