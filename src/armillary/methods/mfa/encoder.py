@@ -134,7 +134,7 @@ class MFAEncoder(MixtureEncoder):
         found = consider(self.mixture, x, self.gate)
         slot = found.joint.topk(min(self.n_top, found.joint.shape[1]), dim=1).indices  # [n, T]
         row = torch.arange(len(x), device=x.device)[:, None].expand_as(slot)
-        found.joint[row, slot], found.white[row, slot] = self.mixture.log_joint_of(x, found.region(row, slot), is_exact=True)
+        found.joint[row, slot], found.white[row, slot] = self.mixture.log_joint_exactly(x, found.region(row, slot))
         return found
 
     def _encode(self, x: Tensor) -> Codes:

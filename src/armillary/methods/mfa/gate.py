@@ -22,8 +22,8 @@ from armillary.core.onednn import linear as product
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.sharing import ALL, Work
 
-#: Columns of either sketch at most, and candidates by default.
-SKETCH, CANDIDATES = 128, 16
+#: Columns of the sketch and principal axes at most, and candidates by default.
+SKETCH, AXES, CANDIDATES = 128, 64, 16
 #: One in so many candidates is a nearest centroid.
 NEAR = 2
 #: A row is not explained where the squared distance to its nearest candidate is above its mean by so many standard deviations. For such
@@ -114,7 +114,7 @@ def principal_axes(mixture: Mixture) -> Tensor:
     """[D, e] axes in which centroids differ most, as they are."""
     away = mixture.centroids.double() - mixture.shift.double()
     found: Tensor = torch.linalg.eigh((away * mixture.log_weight.double().exp()[:, None]).T @ away)[1]
-    return found.flip(1)[:, : min(SKETCH, mixture.d)].to(mixture.centroids.dtype)
+    return found.flip(1)[:, : min(AXES, mixture.d)].to(mixture.centroids.dtype)
 
 
 def within(mixture: Mixture) -> Tensor:

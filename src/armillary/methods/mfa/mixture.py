@@ -150,17 +150,32 @@ class Mixture:
 
     # ------------------------------------------------------------ some regions per row
 
-    def log_joint_of(self, x: Tensor, regions: Tensor, *, is_exact: bool = False) -> tuple[Tensor, Tensor]:
-        """Of rows x [n, D] and some regions [n, C] each, region by region.
+    def log_joint_of(self, x: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Of rows x [n, D] and some regions [n, C] each, region by region; with the precision of `log_joint`.
 
-        Where it has to be exact nothing is lost to cancellation: with z = E[z | x, k] the Mahalanobis distance is also
+        Returns:
+            [n, C] log pi_k + log p(x | k), and [n, C, R] the white coordinates.
+        """
+        n, c = regions.shape
+        inverse, centred = self.inverse.to(x.dtype), x - self.shift
+        size = product(centred.square(), self.precision)  # [n, P]
+        value, white = x.new_empty(n * c), x.new_empty(n * c, self.rank)
+        for k, pairs in grouped(regions.flatten()):
+            p, row = k % len(self.precision), pairs // c
+            place = self.centroids[k] - self.shift
+            axes = torch.cat([place[None], self.loadings[k]]) * self.precision[p]  # [1 + R, D]
+            out = centred[row] @ axes.T  # [n_k, 1 + R]
+            inside = (out[:, 1:] - axes[1:] @ place) @ inverse[k].T
+            distance = size[row, p] - 2 * out[:, 0] + axes[0] @ place - inside.square().sum(1)
+            value[pairs], white[pairs] = self.constant[k].to(x.dtype) - distance / 2, inside
+        return value.view(n, c), white.view(n, c, self.rank)
+
+    def log_joint_exactly(self, x: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and nothing is lost to cancellation: with z = E[z | x, k] the Mahalanobis distance is also
 
             d^T C^-1 d = sum (d - z W)^2 / psi + |z|^2
 
         a sum of squares, and least there, so that an error of z hardly matters.
-
-        Returns:
-            [n, C] log pi_k + log p(x | k), and [n, C, R] the white coordinates.
         """
         n, c = regions.shape
         inverse = self.inverse.to(x.dtype)
@@ -168,17 +183,14 @@ class Mixture:
         for k, pairs in grouped(regions.flatten()):
             d, precision = x[pairs // c] - self.centroids[k], self.precision[k % len(self.precision)]
             inside = d @ (self.loadings[k] * precision).T @ inverse[k].T
-            less = -inside.square().sum(1)
-            if is_exact:
-                z = inside @ inverse[k]
-                d, less = d - z @ self.loadings[k], z.square().sum(1)
-            distance = d.square_() @ precision + less
+            z = inside @ inverse[k]
+            distance = (d - z @ self.loadings[k]).square_() @ precision + z.square().sum(1)
             value[pairs], white[pairs] = self.constant[k].to(x.dtype) - distance / 2, inside
         return value.view(n, c), white.view(n, c, self.rank)
 
     def log_joint_at(self, x: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
         """Of rows x [n, D] and a region [n] each, exactly: [n] log pi_k + log p(x | k), and [n, R] the white coordinates."""
-        value, white = self.log_joint_of(x, region[:, None], is_exact=True)
+        value, white = self.log_joint_exactly(x, region[:, None])
         return value[:, 0], white[:, 0]
 
     def coordinates(self, white: Tensor, region: Tensor) -> Tensor:
