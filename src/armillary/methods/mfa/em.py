@@ -18,6 +18,7 @@ Letters: n rows, D width, K regions, R rank, P noises.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from armillary.methods.mfa.gate import Gate, consider
-from armillary.methods.mfa.mixture import Mixture, grouped
+from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.sharing import ALL, Work
 
 Noise = Literal["diagonal", "isotropic", "diagonal_per_region", "isotropic_per_region"]
@@ -61,6 +62,8 @@ class Shape:
 
 #: Responsibilities below this are left out: a row's log-likelihood does not change by as much as float64 can tell.
 RARE = 1e-14
+#: Entries of rows that are worked on together, 32 MB in float32.
+TOGETHER = 1 << 23
 #: Least weight of a region, so that one without a row keeps a finite log-weight.
 LEAST_WEIGHT = 1e-12
 
@@ -156,19 +159,39 @@ class Pairs:
 def gather(sums: Sums, mixture: Mixture, x: Tensor, found: Pairs) -> None:
     """Add pairs, of rows x [n, D], to sums, which are formed about the region's centroid, so that float32 loses nothing, and moved."""
     z = mixture.coordinates(found.white, found.region)
-    for k, pairs in grouped(found.region):
-        r, here = found.share[pairs, None], z[pairs]
-        d = x[found.row[pairs]] - mixture.centroids[k]  # [p, D]
-        weighted = r * here  # [p, R]
-        n, zs = r.sum(dtype=torch.float64), weighted.sum(0, dtype=torch.float64)
-        ds, zd, zz = (r.T @ d)[0].double(), (weighted.T @ d).double(), (weighted.T @ here).double()
-        mu, p = mixture.centroids[k].double(), k % len(mixture.noise)
-        sums.n[k] += n
-        sums.x[k] += ds + n * mu
-        sums.z[k] += zs
-        sums.zx[k] += zd + zs[:, None] * mu
-        sums.zz[k] += zz + n * torch.cholesky_inverse(mixture.cholesky[k])
-        sums.xx[p] += (r.T @ d.square())[0].double() + 2 * mu * ds + n * mu.square()
+    for regions, pairs, is_there in alike(found.region, mixture.d):  # [k], [k, m], [k, m]
+        r, here = found.share[pairs] * is_there, z[pairs]  # [k, m], [k, m, R]
+        d = x[found.row[pairs]] - mixture.centroids[regions, None]  # [k, m, D]
+        weighted = r[:, :, None] * here
+        n, zs = r.sum(1, dtype=torch.float64)[:, None], weighted.sum(1, dtype=torch.float64)
+        ds, mu = (r[:, None] @ d)[:, 0].double(), mixture.centroids[regions].double()
+        sums.n.index_add_(0, regions, n[:, 0])
+        sums.x.index_add_(0, regions, ds + n * mu)
+        sums.z.index_add_(0, regions, zs)
+        sums.zx.index_add_(0, regions, (weighted.mT @ d).double().addcmul_(zs[:, :, None], mu[:, None]))
+        sums.zz.index_add_(0, regions, (weighted.mT @ here).double() + n[:, :, None] * torch.cholesky_inverse(mixture.cholesky[regions]))
+        squares = (r[:, None] @ d.square_())[:, 0].double() + 2 * mu * ds + n * mu.square()  # [k, D]
+        if len(sums.xx) == 1:
+            sums.xx += squares.sum(0)
+        else:
+            sums.xx.index_add_(0, regions, squares)
+
+
+def alike(region: Tensor, d: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Pairs by region [pairs], regions of nearly as many pairs together: [k] regions, [k, m] their pairs, [k, m] which of these are there.
+
+    Args:
+        region: of each pair.
+        d: numbers of a row, so that not too many are worked on together.
+    """
+    order = region.argsort(stable=True)
+    found, counts = torch.unique_consecutive(region[order], return_counts=True)
+    first, wide = counts.cumsum(0) - counts, 2 ** counts.double().log2().ceil().long()
+    for m in torch.unique(wide).tolist():
+        place = torch.arange(m, device=region.device)
+        for some in torch.split((wide == m).nonzero()[:, 0], max(1, TOGETHER // (m * d))):
+            at = first[some, None] + torch.minimum(place, counts[some, None] - 1)
+            yield found[some], order[at], place < counts[some, None]
 
 
 def maximise(sums: Sums, old: Mixture, shape: Shape, work: Work = ALL) -> Mixture:
