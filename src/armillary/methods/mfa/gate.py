@@ -37,6 +37,8 @@ MANY = 512
 PART = 1024
 #: Entries of the largest temporary array, 32 MB in float32; rows that are worked on together where there is a gate.
 CHUNK, GATED = 1 << 23, 1 << 15
+#: Scores that are worked on together: few, so that they stay near the processor.
+SCORES = 1 << 20
 #: Ridge of the mean covariance, as a share of its mean eigenvalue.
 RIDGE = 1e-6
 
@@ -82,7 +84,7 @@ class Gate:
 
     def candidates(self, x: Tensor) -> Tensor:
         """[n, C] regions of rows x [n, D]."""
-        size = max(1, CHUNK // len(self.weights))
+        size = max(1, SCORES // len(self.weights))
         found = torch.zeros(len(x), self.n_candidates, dtype=torch.int64, device=x.device)  # made before the large buffers
         for start in range(0, len(x), size):
             found[start : start + size] = self._candidates(x[start : start + size])
