@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from armillary.methods.mfa.em import TOGETHER
 from armillary.methods.mfa.gate import CHUNK
 from armillary.methods.mfa.mixture import KEPT, PART
 
@@ -43,7 +44,7 @@ def memory(sizes: Sizes) -> dict[str, int]:
     k, r, d = sizes.n_regions, sizes.rank, sizes.d
     mixture, sums = FLOAT * k * d * (r + 1), DOUBLE * k * (d * (r + 1) + r * (r + 2))
     kept = mixture if k * d * r <= KEPT else 0  # what densities of all regions are computed from
-    work = 4 * FLOAT * CHUNK + PARTS * DOUBLE * min(PART, k * d * (r + 1))
+    work = 4 * FLOAT * (CHUNK + TOGETHER) + PARTS * DOUBLE * min(PART, k * d * (r + 1))
     rows = FLOAT * sizes.n_in_memory * d
     begun = {"rows": int(2.5 * rows), "work": work}
     solved = {"rows": rows, "mixtures": 4 * mixture + 2 * kept, "sums": 2 * sums, "work": work}

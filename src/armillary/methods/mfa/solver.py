@@ -1,6 +1,6 @@
 """Solver: EM over rows that are held in memory, with moves between regions, until the log-likelihood no longer rises.
 
-It begins with a sweep of stepwise EM, and leaps along its tail.
+Of many regions it begins with a sweep of stepwise EM; it leaps along its tail.
 
 Letters: n rows, D width, K regions.
 """
@@ -25,6 +25,8 @@ LATELY = 3
 #: Rows of a step of stepwise EM: at least so many, and so many per region; steps that make a sweep worth while, and first ones that only
 #: add up.
 STEP_ROWS, STEP_ROWS_PER_REGION, FEWEST, HELD = 512, 16, 6, 3
+#: Regions from which on there is a sweep: of few, whole steps are quick, and now and then end higher.
+SWEPT = 64
 #: Step t of stepwise EM moves sums by (t + DELAY)^-DECAY of the way (Cappe and Moulines 2009).
 DELAY, DECAY = 2, 0.6
 #: Steps before the first round of moves, and after each; rounds at most, and of many regions, of which each matters less.
@@ -162,7 +164,7 @@ def solve(
         work: this rank's share.
     """
     run = Run(start, shape, n_candidates=n_candidates, work=work)
-    if len(x) >= FEWEST * step_rows(shape.n_regions):
+    if shape.n_regions >= SWEPT and len(x) >= FEWEST * step_rows(shape.n_regions):
         run.sweep(x, step_rows(shape.n_regions), seed)
     run.settle(x, SETTLE, tol)
     rounds = 0 if not moves or shape.n_regions == 1 else ROUNDS if shape.n_regions < MANY else ROUNDS_OF_MANY
