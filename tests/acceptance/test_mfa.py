@@ -191,8 +191,7 @@ def test_14_regions_of_a_language_model(tmp_path: Path) -> None:
     assert whole < 0.75 * centroids
     one = arm.MFA(n_regions=1, rank=8).fit(train, seed=0)
     isotropic = arm.MFA(n_regions=64, rank=8, noise="isotropic").fit(train, seed=0)
-    assert nll(fit, held_out) < nll(one, held_out) - 30
-    assert nll(fit, held_out) < nll(isotropic, held_out) + 0.5  # no difference that can be told: the variances of columns are much alike
+    assert nll(fit, held_out) < min(nll(one, held_out), nll(isotropic, held_out))
 
 
 def test_1_densities_lose_nothing_to_large_means() -> None:
@@ -202,7 +201,7 @@ def test_1_densities_lose_nothing_to_large_means() -> None:
     joint, white = m.log_joint(x)
     for k in range(3):
         one = dense(m, k)
-        assert (joint[:, k] - m.log_weight[k] - one.log_prob(x)).abs().max() < 1e-9
+        assert (joint[:, k] - m.log_weight[k] - one.log_prob(x)).abs().max() < 1e-10
         z = m.coordinates(white[:, k], torch.full((300,), k))
         assert (z - (x - m.centroids[k]) @ torch.linalg.solve(one.covariance_matrix, m.loadings[k].T)).abs().max() < 1e-10
     wide = draw(1, k=3, d=2304, r=10, noise=0.1).mixture
@@ -235,7 +234,7 @@ def test_4_scales_shifts_and_rotations(noise: Any) -> None:
     method = arm.MFA(n_regions=6, rank=3, noise=noise, n_iter=300, tol=1e-6)
     plain = nll(method.fit(data.x.float(), seed=0), data.held_out)
     scaled = nll(method.fit((7 * data.x + 100).float(), seed=0), 7 * data.held_out + 100)
-    assert scaled - 24 * math.log(7) == pytest.approx(plain, abs=2e-3)
+    assert scaled - 24 * math.log(7) == pytest.approx(plain, abs=1e-3)
     if noise == "isotropic":
         turn = torch.linalg.qr(torch.randn(24, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
         assert nll(method.fit((data.x @ turn).float(), seed=0), data.held_out @ turn) == pytest.approx(plain, abs=2e-2)
