@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from armillary.methods.mfa.mixture import Mixture
@@ -66,3 +68,33 @@ def dense(mixture: Mixture, k: int) -> torch.distributions.MultivariateNormal:
     """One region as a Gaussian with its whole covariance."""
     w, psi = mixture.loadings[k], mixture.noise[k % len(mixture.noise)]
     return torch.distributions.MultivariateNormal(mixture.centroids[k], w.T @ w + torch.diag(psi))
+
+
+def dense_at_length(mixture: Mixture, k: int, x: Tensor) -> tuple[NDArray[np.longdouble], NDArray[np.longdouble]]:
+    """[n] log p(x | k) and [n, R] E[z | x, k] of one region from its whole covariance, in long double."""
+
+    def long(values: Tensor) -> NDArray[np.longdouble]:
+        return values.numpy().astype(np.longdouble)
+
+    w, d = long(mixture.loadings[k]), long(x) - long(mixture.centroids[k])
+    factor = _cholesky(w.T @ w + np.diag(long(mixture.noise[k % len(mixture.noise)])))
+    white, inside = _solved(factor, d.T), _solved(factor, w.T)
+    log_two_pi = np.log(8 * np.arctan(np.longdouble(1)))
+    return -(len(factor) * log_two_pi + 2 * np.log(np.diag(factor)).sum() + (white**2).sum(0)) / 2, white.T @ inside
+
+
+def _cholesky(matrix: NDArray[np.longdouble]) -> NDArray[np.longdouble]:
+    """The lower factor, column by column; LAPACK knows no long double."""
+    factor = np.zeros_like(matrix)
+    for j in range(len(matrix)):
+        below = matrix[j:, j] - factor[j:, :j] @ factor[j, :j]
+        factor[j:, j] = below / np.sqrt(below[0])
+    return factor
+
+
+def _solved(factor: NDArray[np.longdouble], right: NDArray[np.longdouble]) -> NDArray[np.longdouble]:
+    """L^-1 right, row by row."""
+    out = np.zeros_like(right)
+    for i, row in enumerate(factor):
+        out[i] = (right[i] - row[:i] @ out[:i]) / row[i]
+    return out

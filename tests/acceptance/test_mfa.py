@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import chisquare
+from scipy.stats import chisquare, t
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
@@ -28,14 +28,19 @@ from armillary.core.summary import Reservoir
 from armillary.methods.mfa.encoder import MFAEncoder
 from armillary.methods.mfa.mixture import Mixture
 from armillary.methods.mfa.regions import mixture_of
-from mixtures import Drawn, dense, draw
+from armillary.studies.quality.region_baselines import Spheres
+from mixtures import Drawn, dense_at_length, draw
 
 pytestmark = pytest.mark.acceptance
 
 
 def nll(fit: arm.Decomposition, x: Tensor) -> float:
+    return -float(encoder_of(fit).log_likelihood(x.float()).double().mean())
+
+
+def encoder_of(fit: arm.Decomposition) -> MFAEncoder:
     assert isinstance(fit.encoder, MFAEncoder)
-    return -float(fit.encoder.log_likelihood(x.float()).double().mean())
+    return fit.encoder
 
 
 def matched(found: Mixture, truth: Mixture) -> list[tuple[int, int]]:
@@ -174,36 +179,66 @@ def test_13_additive_readings_hold_two_blocks_at_once() -> None:
     assert explained("soft", 8) < 0.8 and explained("additive", 2) > 0.95
 
 
+def purity(region: Tensor, token: Tensor) -> float:
+    """Share of the rows that have the commonest token of their region."""
+    found, count = torch.unique(torch.stack([region, token]), dim=1, return_counts=True)
+    return float(torch.zeros(int(region.max()) + 1, dtype=count.dtype).scatter_reduce(0, found[0], count, "amax").sum()) / len(token)
+
+
 def test_14_regions_of_a_language_model(tmp_path: Path) -> None:
-    """arm-small, layer 3. The note's byte model: 0.191 of the squares left by centroids, 0.067 with offsets, entropy 0.05 nats."""
+    """arm-small, layer 3. The note's byte model: 0.191 of the squares left by centroids, 0.067 with offsets, entropy 0.05 nats.
+
+    Diagonal noise is worth some 0.5 nats of 479 over one variance (PPCA), which 4,000 held-out rows cannot tell (0.2 nats): all are used,
+    it has to win from each of four starts, and the interval of the mean over these excludes 0.
+    """
     lm = arm.LanguageModel("arm-small")
     rows = arm.harvest(lm, arm.reference_texts(160), ["resid_post.3"], out=tmp_path / "acts")["resid_post.3"]
-    x = rows.read(np.random.default_rng(0).permutation(rows.n_rows)[:24_000]).float()
-    train, held_out = x[:20_000], x[20_000:]
-    fit = arm.MFA(n_regions=64, rank=8).fit(train, seed=0)
-    encoder = fit.encoder
-    assert isinstance(encoder, MFAEncoder)
-    share = encoder.responsibilities(held_out)
+    order = np.random.default_rng(0).permutation(rows.n_rows)
+    train, held_out = rows.read(order[:20_000]).float(), rows.read(order[20_000:]).float()
+    fits = [arm.MFA(n_regions=64, rank=8).fit(train, seed=seed) for seed in range(4)]
+    share = encoder_of(fits[0]).responsibilities(held_out)
     assert float(torch.special.entr(share).sum(1).mean()) < 0.2
-    region, total = encoder.regions(held_out), (held_out - held_out.mean(0)).square().sum()
-    centroids = float((held_out - encoder.mixture.centroids[region]).square().sum() / total)
-    whole = float((held_out - fit.reconstruct(held_out)).square().sum() / total)
+    region, total = encoder_of(fits[0]).regions(held_out), (held_out - held_out.mean(0)).square().sum()
+    centroids = float((held_out - encoder_of(fits[0]).mixture.centroids[region]).square().sum() / total)
+    whole = float((held_out - fits[0].reconstruct(held_out)).square().sum() / total)
     assert whole < 0.75 * centroids
-    one = arm.MFA(n_regions=1, rank=8).fit(train, seed=0)
-    isotropic = arm.MFA(n_regions=64, rank=8, noise="isotropic").fit(train, seed=0)
-    assert nll(fit, held_out) < min(nll(one, held_out), nll(isotropic, held_out))
+    assert rows.tokens is not None
+    token = torch.from_numpy(rows.tokens.ids[rows.tokens.rows[order[20_000:]]].astype(np.int64))
+    generator = torch.Generator().manual_seed(1)
+    assert purity(region, token) > max(purity(region, token[torch.randperm(len(token), generator=generator)]) for _ in range(20))
+    found = [nll(fit, held_out) for fit in fits]
+    one = nll(arm.MFA(n_regions=1, rank=8).fit(train, seed=0), held_out)
+    clusters = spheres(arm.KMeans(n_features=64).fit(train, seed=0), train, held_out)
+    assert max(found) < min(one, clusters)
+    ppca = [nll(arm.MFA(n_regions=64, rank=8, noise="isotropic").fit(train, seed=seed), held_out) for seed in range(4)]
+    gain = np.subtract(ppca, found)
+    assert (gain > 0).all()
+    assert gain.mean() > t.ppf(0.975, 3) * gain.std(ddof=1) / 2
+
+
+def spheres(fit: arm.Decomposition, train: Tensor, held_out: Tensor) -> float:
+    """Held-out negative log-likelihood of clusters as Gaussians of one variance."""
+    centroids = fit.dictionary.directions()
+    distance = torch.cdist(train, centroids).square()
+    weight = (torch.bincount(distance.argmin(1), minlength=len(centroids)).double() + 1) / (len(train) + len(centroids))
+    model = Spheres(centroids, weight.log(), float(distance.amin(1).double().mean()) / train.shape[1])
+    return -float(model.log_density(held_out).mean())
 
 
 def test_1_densities_lose_nothing_to_large_means() -> None:
-    """float64 against dense algebra to 1e-10; float32 at D = 2304 with entries near 30 within 0.01 nats (the paper's code: 14)."""
+    """float64 against dense algebra to 1e-10; float32 at D = 2304 with entries near 30 within 0.01 nats (the paper's code: 14).
+
+    The dense algebra is that of 80-bit numbers: that of 64 bits is itself 1.4e-10 off, as here a density is near -18,000 nats.
+    """
+    if np.finfo(np.longdouble).eps > 1e-18:
+        pytest.skip("this machine's long double is no longer than float64, which is too short for an oracle of 1e-10")
     m = draw(1, k=3, d=200, r=8).mixture
     x = arm.mfa.sample(_fit_of(m), 300)[0]
     joint, white = m.log_joint(x)
     for k in range(3):
-        one = dense(m, k)
-        assert (joint[:, k] - m.log_weight[k] - one.log_prob(x)).abs().max() < 1e-10
-        z = m.coordinates(white[:, k], torch.full((300,), k))
-        assert (z - (x - m.centroids[k]) @ torch.linalg.solve(one.covariance_matrix, m.loadings[k].T)).abs().max() < 1e-10
+        log_prob, z = dense_at_length(m, k, x)
+        assert np.abs((joint[:, k] - m.log_weight[k]).numpy() - log_prob).max() < 1e-10
+        assert np.abs(m.coordinates(white[:, k], torch.full((300,), k)).numpy() - z).max() < 1e-10
     wide = draw(1, k=3, d=2304, r=10, noise=0.1).mixture
     wide = Mixture(wide.log_weight, wide.centroids + 30, wide.loadings, wide.noise)
     rows, region = arm.mfa.sample(_fit_of(wide), 200)
