@@ -39,6 +39,27 @@ def test_alone_it_is_rank_0_of_1_and_nothing_changes(monkeypatch: pytest.MonkeyP
     assert distributed.largest(3) == 3
 
 
+@pytest.mark.parametrize(("n", "world"), [(10, 3), (2, 2), (7, 1), (1, 3)])
+def test_ranks_share_things_in_order_and_evenly(n: int, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "world", lambda: world)
+    shares = []
+    for rank in range(world):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        shares.append(distributed.share(n))
+    assert shares == [(int(part[0]), int(part[-1]) + 1) if len(part) else (n, n) for part in torch.arange(n).tensor_split(world)]
+
+
+def test_what_ranks_share_is_put_together_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is where it has more entries than are sent at once, and where a rank's share begins in the middle of a part."""
+    monkeypatch.setattr(distributed, "GATHERED", 12)
+    whole = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(distributed.gather_shares(whole, 10), whole)
+    monkeypatch.setattr(distributed, "world", lambda: 3)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    mine = distributed.gather_shares(whole[4:7], 10)  # of this rank alone: the others' shares stay 0
+    assert torch.equal(mine[4:7], whole[4:7]) and not mine[:4].any() and not mine[7:].any()
+
+
 # ---------------------------------------------------------------- two ranks
 
 

@@ -14,10 +14,10 @@ from armillary.core.artifact import read_state, write_state
 from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
 from armillary.core.encoders import NearestEncoder
-from armillary.core.rows import Permutation, Rows, TensorRows
+from armillary.core.rows import PRIORITIES, Permutation, Rows, TensorRows
 from armillary.errors import InputError, UnknownNameError
 from armillary.inspect import contexts
-from armillary.inspect.contexts import PRIORITIES, ContextSearch
+from armillary.inspect.contexts import ContextSearch
 from toys import RESID, SideBySide, ToyLM, fit_of, identity_fit, random_sae, toy_rows, toy_texts
 
 

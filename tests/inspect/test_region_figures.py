@@ -16,9 +16,8 @@ from torch import Tensor
 from armillary.core.artifact import read_state, write_state
 from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
-from armillary.core.rows import Permutation, TensorRows
+from armillary.core.rows import PRIORITIES, Permutation, TensorRows
 from armillary.errors import InputError, OutputExistsError, ShapeError
-from armillary.inspect.contexts import PRIORITIES
 from armillary.inspect.drawing import apart, in_context, save, token_text, word_so_far
 from armillary.inspect.members import MemberSearch, members
 from armillary.inspect.overlaps import overlaps, spreads_of

@@ -16,10 +16,9 @@ from armillary.core.codes import Codes, sparse_codes
 from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
 from armillary.core.encoders import Encoder, MixtureEncoder
-from armillary.core.rows import Permutation, TensorRows
+from armillary.core.rows import PRIORITIES, Permutation, TensorRows
 from armillary.errors import CapabilityError, InputError, UnknownNameError
 from armillary.inspect import RegionContexts, direction_effects, logit_effects, neighborhoods, region_contexts, region_effects
-from armillary.inspect.contexts import PRIORITIES
 from armillary.inspect.region_search import DRAWN, FEW, RegionSearch
 from armillary.methods.mfa.encoder import MFAEncoder
 from armillary.methods.mfa.mixture import Mixture

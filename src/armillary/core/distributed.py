@@ -12,6 +12,8 @@ from torch import Tensor
 
 #: Tensors up to this size are summed in one message.
 SMALL_BYTES = 2**20
+#: Entries that are sent at once where ranks put together what each holds a part of.
+GATHERED = 1 << 24
 
 
 def start() -> None:
@@ -56,6 +58,13 @@ def sum_(*tensors: Tensor) -> None:
             dist.all_reduce(tensor)
 
 
+def summed(value: Tensor) -> Tensor:
+    """The sum of all ranks' tensors."""
+    found = value.clone()
+    sum_(found)
+    return found
+
+
 def min_(tensor: Tensor) -> None:
     """Replace a tensor by its least over all ranks, entry by entry, in place."""
     if is_on():
@@ -93,4 +102,26 @@ def gather(value: Any) -> list[Any]:
         return [value]
     found: list[Any] = [None] * world()
     dist.all_gather_object(found, value)
+    return found
+
+
+def share(n: int) -> tuple[int, int]:
+    """First and last (exclusive) of n things that this rank holds, where ranks share them in order and as evenly as can be."""
+    size, more = divmod(n, world())
+    first = rank() * size + min(rank(), more)
+    return first, first + size + (rank() < more)
+
+
+def gather_shares(mine: Tensor, n: int) -> Tensor:
+    """[n, ...] what all ranks hold, from this rank's `share` of it, in parts and on the CPU: it may be too large for one device."""
+    own_first, own_last = share(n)
+    found = torch.zeros(n, *mine.shape[1:], dtype=mine.dtype)
+    step = max(1, GATHERED // max(1, found[0].numel()))
+    for first in range(0, n, step):
+        part = mine.new_zeros(min(step, n - first), *mine.shape[1:])
+        begin, end = max(first, own_first), min(first + len(part), own_last)
+        if begin < end:
+            part[begin - first : end - first] = mine[begin - own_first : end - own_first]
+        sum_(part)
+        found[first : first + len(part)] = part.cpu()
     return found

@@ -87,6 +87,10 @@ class IndexedRows(Rows, Protocol):
         ...
 
 
+#: Priorities of a draw are a keyed permutation of so many, all of which a float64 holds exactly.
+PRIORITIES = 1 << 52
+
+
 def width(layout: Layout) -> int:
     """D, the columns of all sites together."""
     return sum(columns for _, columns in layout)

@@ -9,28 +9,25 @@ Letters: N rows, K slots, F features, f features asked for, n contexts kept per 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from armillary.core.codes import Codes
-from armillary.core.columns import columns_for
 from armillary.core.decomposition import Decomposition
-from armillary.core.method import Consumer, Pass
-from armillary.core.rows import Batch, Permutation, Rows, as_rows
+from armillary.core.rows import PRIORITIES, Rows, as_rows
 from armillary.core.run import drive
 from armillary.core.statistics import Floats
 from armillary.core.tokens import Ints
 from armillary.errors import InputError, unknown
 from armillary.inspect.best import Best, Pairs
-from armillary.inspect.windows import Surroundings, Window, is_text
+from armillary.inspect.search import Search
+from armillary.inspect.windows import Surroundings, Window
 
-#: Priorities of the draw are a keyed permutation of so many, all of which a float64 holds exactly.
-PRIORITIES = 1 << 52
 #: Coefficients that are looked at together, which bounds the memory of dense codes.
 CHUNK = 1 << 20
 
@@ -142,7 +139,7 @@ def contexts(
     return search.finish()
 
 
-class ContextSearch(Consumer):
+class ContextSearch(Search):
     """The search as a consumer, so that it can share a pass with fits and studies; arguments as of `contexts`."""
 
     def __init__(
@@ -161,34 +158,19 @@ class ContextSearch(Consumer):
     ) -> None:
         if min(n_top, per_quantile) < 0 or n_quantiles < 1 or n_top + per_quantile == 0:
             raise InputError(f"contexts needs something to keep: got n_top={n_top}, {n_quantiles} quantiles of {per_quantile}")
-        self.fit, self.rows, self.columns = fit, rows, columns_for(fit, rows.layout)[0]
-        self.order, self.is_done = Pass(batch_size), False
-        self.n_quantiles, self.window, self.priority = n_quantiles, window, Permutation(PRIORITIES, seed)
         every = np.arange(fit.n_features)
-        self.features = every if features is None else _existing(features, fit)
-        self.place = np.full(fit.n_features, -1, dtype=np.int64)
-        self.place[self.features] = np.arange(len(self.features))
-        self.largest = Best(len(self.features), n_top, one_per_group=one_per_document)
-        self.drawn = Best(len(self.features), n_quantiles * per_quantile)
-        self.n_fires, self.n_rows = torch.zeros(len(self.features), dtype=torch.int64), 0
+        super().__init__(fit, rows, every if features is None else _existing(features, fit), batch_size=batch_size, seed=seed)
+        self.n_quantiles, self.window = n_quantiles, window
+        f = len(self.features)
+        self.best = {"largest": Best(f, n_top, one_per_group=one_per_document), "drawn": Best(f, n_quantiles * per_quantile)}
 
-    def next_pass(self) -> Pass | None:
-        return None if self.is_done else self.order
-
-    def end_pass(self) -> None:
-        self.is_done = True
-
-    def update(self, batch: Batch) -> None:
-        kept = is_text(self.rows, batch.row)
-        x = batch.x[torch.from_numpy(kept).to(batch.x.device)][:, self.columns]
-        self.n_rows += len(x)
-        codes = self.fit.activations(x.to(self.fit.dictionary.atoms.device))
-        for pairs in self._pairs(codes, batch.row[kept]):
-            self.n_fires += torch.from_numpy(np.bincount(pairs.feature, minlength=len(self.features)))
-            self.largest.offer(pairs)
+    def look(self, x: Tensor, row: Ints) -> None:
+        for pairs in self._pairs(self.fit.activations(x), row):
+            self.add(pairs.feature)
+            self.best["largest"].offer(pairs)
             number = pairs.row * self.fit.n_features + self.features[pairs.feature]
             priority = self.priority(number % PRIORITIES).astype(np.float64)
-            self.drawn.offer(Pairs(pairs.feature, pairs.row, -priority, pairs.value, pairs.group))
+            self.best["drawn"].offer(Pairs(pairs.feature, pairs.row, -priority, pairs.value, pairs.group))
 
     def _pairs(self, codes: Codes, row: Ints) -> Iterator[Pairs]:
         """The rows in which each feature asked for fires, a few rows of codes at a time."""
@@ -208,32 +190,16 @@ class ContextSearch(Consumer):
         tokens = self.rows.tokens
         return np.full(len(row), -1, dtype=np.int64) if tokens is None else tokens.document[tokens.rows[row]]
 
-    def state(self) -> Mapping[str, Any]:
-        counts = {"n_fires": self.n_fires, "n_rows": self.n_rows, "is_done": self.is_done}
-        return {"largest": self.largest.state(), "drawn": self.drawn.state(), **counts}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.largest.load(state["largest"])
-        self.drawn.load(state["drawn"])
-        self.n_fires, self.n_rows, self.is_done = state["n_fires"], state["n_rows"], state["is_done"]
-
-    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
-        first, *others = states
-        self.load({**first, "n_fires": sum(state["n_fires"] for state in states), "n_rows": sum(state["n_rows"] for state in states)})
-        for other in others:
-            self.largest.absorb(other["largest"])
-            self.drawn.absorb(other["drawn"])
-
     def finish(self) -> Contexts:
-        self.largest.settle()
-        self.drawn.settle()
+        self.settle()
+        largest, drawn = self.best["largest"], self.best["drawn"]
         return Contexts(
             self.features,
-            self.largest.row,
-            self.largest.value,
-            self.drawn.row,
-            self.drawn.value,
-            self.n_fires.numpy(),
+            largest.row,
+            largest.value,
+            drawn.row,
+            drawn.value,
+            self.count.numpy(),
             self.n_rows,
             self.n_quantiles,
             self.window,

@@ -8,26 +8,22 @@ Letters: N rows, F regions, f regions asked for, n rows drawn per region.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from armillary.core.columns import columns_for
 from armillary.core.decomposition import Decomposition
 from armillary.core.encoders import MixtureEncoder
-from armillary.core.method import Consumer, Pass
-from armillary.core.rows import Batch, Permutation, Rows, as_rows
+from armillary.core.rows import Rows, as_rows
 from armillary.core.run import drive
 from armillary.core.tokens import Ints
 from armillary.errors import InputError
 from armillary.inspect.best import Best, Pairs
-from armillary.inspect.contexts import PRIORITIES
 from armillary.inspect.regions import chosen_regions
-from armillary.inspect.windows import is_text
+from armillary.inspect.search import Search
 
 
 @dataclass(frozen=True)
@@ -95,49 +91,22 @@ def members(
     return search.finish()
 
 
-class MemberSearch(Consumer):
+class MemberSearch(Search):
     """The draw as a consumer, so that it can share a pass; arguments as of `members`."""
 
     def __init__(self, fit: Decomposition, rows: Rows, n: int, *, regions: Sequence[int] | None, batch_size: int, seed: int) -> None:
         if n < 1:
             raise InputError(f"at least one row per region has to be drawn, got {n}")
-        self.regions = chosen_regions(fit, regions)
-        self.fit, self.rows, self.encoder = fit, rows, mixture_of(fit)
-        self.columns = columns_for(fit, rows.layout)[0]
-        self.order, self.is_done, self.priority = Pass(batch_size), False, Permutation(PRIORITIES, seed)
-        self.place = np.full(fit.n_features, -1, dtype=np.int64)
-        self.place[self.regions] = np.arange(len(self.regions))
-        self.drawn = Best(len(self.regions), n)
-        self.n_members = torch.zeros(len(self.regions), dtype=torch.int64)
+        super().__init__(fit, rows, chosen_regions(fit, regions), batch_size=batch_size, seed=seed)
+        self.encoder, self.best = mixture_of(fit), {"drawn": Best(len(self.features), n)}
 
-    def next_pass(self) -> Pass | None:
-        return None if self.is_done else self.order
-
-    def end_pass(self) -> None:
-        self.is_done = True
-
-    def update(self, batch: Batch) -> None:
-        kept = is_text(self.rows, batch.row)
-        x = batch.x[torch.from_numpy(kept).to(batch.x.device)][:, self.columns]
-        place = self.place[self.encoder.regions(x.to(self.fit.dictionary.atoms)).cpu().numpy()]
-        place, row = place[place >= 0], batch.row[kept][place >= 0]
-        self.n_members += torch.from_numpy(np.bincount(place, minlength=len(self.regions)))
+    def look(self, x: Tensor, row: Ints) -> None:
+        place = self.place[self.encoder.regions(x.to(self.fit.dictionary.atoms.dtype)).cpu().numpy()]
+        place, row = place[place >= 0], row[place >= 0]
+        self.add(place)
         score = -self.priority(row).astype(np.float64)
-        self.drawn.offer(Pairs(place, row, score, np.zeros(len(row)), np.full(len(row), -1, dtype=np.int64)))
-
-    def state(self) -> Mapping[str, Any]:
-        return {"drawn": self.drawn.state(), "n_members": self.n_members, "is_done": self.is_done}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.drawn.load(state["drawn"])
-        self.n_members, self.is_done = state["n_members"], state["is_done"]
-
-    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
-        first, *others = states
-        self.load({**first, "n_members": sum(state["n_members"] for state in states)})
-        for other in others:
-            self.drawn.absorb(other["drawn"])
+        self.best["drawn"].offer(Pairs(place, row, score, np.zeros(len(row)), np.full(len(row), -1, dtype=np.int64)))
 
     def finish(self) -> Members:
-        self.drawn.settle()
-        return Members(self.regions, self.drawn.row, self.n_members.numpy())
+        self.settle()
+        return Members(self.features, self.best["drawn"].row, self.count.numpy())

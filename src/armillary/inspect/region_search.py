@@ -12,27 +12,23 @@ Letters: N rows, T regions looked at per row, F regions, f regions asked for, R 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from armillary.core.columns import columns_for
 from armillary.core.decomposition import Decomposition
-from armillary.core.method import Consumer, Pass
-from armillary.core.rows import Batch, Permutation, Rows, as_rows
+from armillary.core.rows import PRIORITIES, Rows, as_rows
 from armillary.core.run import drive
 from armillary.core.statistics import Floats
 from armillary.core.tokens import Ints
 from armillary.errors import InputError
 from armillary.inspect.best import Best, Pairs
-from armillary.inspect.contexts import PRIORITIES
 from armillary.inspect.members import mixture_of
 from armillary.inspect.regions import Ranked, RegionContexts, chosen_regions
-from armillary.inspect.windows import is_text
+from armillary.inspect.search import Search
 
 #: T: with four regions 2e-5 of the responsibility is left out on a small model's activations (research note, section 8).
 FEW = 4
@@ -106,7 +102,7 @@ class Seen:
         return Seen(row, *(array.cpu().numpy() for array in arrays))
 
 
-class RegionSearch(Consumer):
+class RegionSearch(Search):
     """The search as a consumer, so that it can share a pass with fits and studies; arguments as of `region_contexts`."""
 
     def __init__(
@@ -123,34 +119,19 @@ class RegionSearch(Consumer):
     ) -> None:
         if min(n, n_axis) < 0 or n + n_axis == 0:
             raise InputError(f"region_contexts needs something to keep: got n={n}, n_axis={n_axis}")
-        self.fit, self.rows, self.encoder = fit, rows, mixture_of(fit)
-        self.columns = columns_for(fit, rows.layout)[0]
-        self.order, self.is_done = Pass(batch_size), False
-        self.n, self.window, self.priority = n, window, Permutation(PRIORITIES, seed)
-        self.regions = chosen_regions(fit, regions)
-        self.place = np.full(fit.n_features, -1, dtype=np.int64)
-        self.place[self.regions] = np.arange(len(self.regions))
+        super().__init__(fit, rows, chosen_regions(fit, regions), batch_size=batch_size, seed=seed)
+        self.encoder, self.n, self.window = mixture_of(fit), n, window
         self.n_axes = len(fit.dictionary.feature(0).basis)
-        f, ends = len(self.regions), len(self.regions) * self.n_axes
+        f, ends = len(self.features), len(self.features) * self.n_axes
         self.best = {name: Best(f, n) for name in ("likelihood", "responsibility", "border")}
         self.best |= {"drawn": Best(f, max(n, DRAWN)), "low": Best(ends, n_axis), "high": Best(ends, n_axis)}
-        self.n_members, self.n_rows = torch.zeros(f, dtype=torch.int64), 0
 
-    def next_pass(self) -> Pass | None:
-        return None if self.is_done else self.order
-
-    def end_pass(self) -> None:
-        self.is_done = True
-
-    def update(self, batch: Batch) -> None:
-        kept = is_text(self.rows, batch.row)
-        self.n_rows += int(kept.sum())
-        x = batch.x[torch.from_numpy(kept).to(batch.x.device)][:, self.columns].to(self.fit.dictionary.atoms.device)
+    def look(self, x: Tensor, row: Ints) -> None:
         _, region = self.encoder.top(x, min(FEW, self.fit.n_features))  # [N, T]
         counts = (self.place[region.cpu().numpy()] >= 0).any(1)
         if counts.any():
             which = torch.from_numpy(counts).to(x.device)
-            self._take(x[which], batch.row[kept][counts], region[which])
+            self._take(x[which], row[counts], region[which])
 
     def _take(self, x: Tensor, row: Ints, region: Tensor) -> None:
         """Rank rows of which at least one region is asked for."""
@@ -159,7 +140,7 @@ class RegionSearch(Consumer):
         self.offer(seen)
         home = self.place[seen.region[:, 0]]
         members = np.flatnonzero(home >= 0)
-        self.n_members += torch.from_numpy(np.bincount(home[members], minlength=len(self.regions)))
+        self.add(home[members])
         at = torch.from_numpy(members).to(x.device)
         z = self.encoder.posterior(x[at], region[at, 0]).double().cpu().numpy()  # [m, R]
         self.offer_axes(row[members], home[members], z)
@@ -193,27 +174,10 @@ class RegionSearch(Consumer):
         shown = score if value is None else value
         best.offer(Pairs(place.ravel()[near], row[near // place.shape[1]], score.ravel()[near], shown.ravel()[near], group))
 
-    def state(self) -> Mapping[str, Any]:
-        counts = {"n_members": self.n_members, "n_rows": self.n_rows, "is_done": self.is_done}
-        return {**{name: best.state() for name, best in self.best.items()}, **counts}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        for name, best in self.best.items():
-            best.load(state[name])
-        self.n_members, self.n_rows, self.is_done = state["n_members"], state["n_rows"], state["is_done"]
-
-    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
-        first, *others = states
-        self.load({**first, "n_members": sum(state["n_members"] for state in states), "n_rows": sum(state["n_rows"] for state in states)})
-        for other in others:
-            for name, best in self.best.items():
-                best.absorb(other[name])
-
     def finish(self) -> RegionContexts:
-        for best in self.best.values():
-            best.settle()
+        self.settle()
         return RegionContexts(
-            self.regions,
+            self.features,
             self._ranked("likelihood"),
             self._ranked("responsibility"),
             self._ranked("border"),
@@ -221,7 +185,7 @@ class RegionSearch(Consumer):
             self._ranked("drawn"),
             self._ranked("low", self.n_axes),
             self._ranked("high", self.n_axes),
-            n_members=self.n_members.numpy(),
+            n_members=self.count.numpy(),
             n_rows=self.n_rows,
             n_drawn=self.n,
             window=self.window,
@@ -232,5 +196,5 @@ class RegionSearch(Consumer):
     def _ranked(self, name: str, *axes: int) -> Ranked:
         """What was kept, [f, n] or [f, R, n]."""
         best = self.best[name]
-        shape = (len(self.regions), *axes, best.n)
+        shape = (len(self.features), *axes, best.n)
         return Ranked(best.row.reshape(shape), best.value.reshape(shape))

@@ -11,10 +11,7 @@ import torch
 
 import armillary as arm
 from armillary.errors import InputError
-from armillary.methods.mfa import sharing
 from armillary.methods.mfa.regions import mixture_of
-from armillary.methods.mfa.sharing import ByRegions
-from mixtures import draw
 
 WORKER = Path(__file__).with_name("rank_mixtures.py")
 sys.path.insert(0, str(WORKER.parent))
@@ -63,16 +60,6 @@ def test_one_rank_that_shares_regions_has_them_all() -> None:
     x = data().x.float()
     one, other = (arm.MFA(n_regions=5, rank=2, max_rows=900, shard=shard).fit(x) for shard in (False, True))
     assert torch.equal(one.dictionary.atoms, other.dictionary.atoms)
-
-
-def test_a_mixture_is_put_together_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is where it has more regions than are sent at once, and where a rank's regions begin in the middle of a part."""
-    monkeypatch.setattr(sharing, "GATHERED", 3)
-    mixture, work = draw(1, k=10, d=4, r=2).mixture, ByRegions(10)
-    assert all(torch.equal(one, other) for one, other in zip(work.whole(mixture).tensors, mixture.tensors, strict=True))
-    work.first, work.last = 4, 8
-    mine = work.whole(work.own(mixture)).loadings  # of this rank alone: the others' regions stay 0
-    assert torch.equal(mine[4:8], mixture.loadings[4:8]) and not mine[:4].any() and not mine[8:].any()
 
 
 def test_what_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,6 @@ from torch import Tensor
 import armillary as arm
 from armillary.core.decomposition import Decomposition
 from armillary.errors import InputError
-from armillary.methods.sae import ranks as ranks_module
-from armillary.methods.sae.weights import random_weights
 
 WORKER = Path(__file__).with_name("rank_fits.py")
 sys.path.insert(0, str(WORKER.parent))
@@ -67,14 +65,3 @@ def test_one_rank_that_shares_latents_has_them_all() -> None:
     x = data(is_transcoder=False).x
     one, other = (arm.BatchTopKSAE(n_features=24, k=2, n_steps=5, batch_size=64, shard=shard).fit(x) for shard in (False, True))
     assert torch.equal(one.dictionary.atoms, other.dictionary.atoms)
-
-
-def test_a_dictionary_is_put_together_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is where it has more latents than are sent at once, and where a rank's latents begin in the middle of a part."""
-    monkeypatch.setattr(ranks_module, "GATHERED_ROWS", 3)
-    weights = random_weights(10, 4, seed=0)
-    work = ranks_module.ByLatents(10)
-    assert torch.equal(work.whole(weights).W_dec, weights.W_dec)
-    work.first, work.last = 4, 8
-    mine = work.whole(work.share(weights)).W_enc  # of this rank alone: the others' rows stay 0
-    assert torch.equal(mine[4:8], weights.W_enc[4:8]) and not mine[:4].any() and not mine[8:].any()

@@ -18,7 +18,6 @@ Letters: n rows, D width, K regions, R rank, P noises.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 from armillary.methods.mfa.gate import Gate, consider
-from armillary.methods.mfa.mixture import Mixture
+from armillary.methods.mfa.mixture import Mixture, alike
 from armillary.methods.mfa.sharing import ALL, Work
 
 Noise = Literal["diagonal", "isotropic", "diagonal_per_region", "isotropic_per_region"]
@@ -62,8 +61,6 @@ class Shape:
 
 #: Responsibilities below this are left out: a row's log-likelihood does not change by as much as float64 can tell.
 RARE = 1e-14
-#: Entries of rows that are worked on together, 32 MB in float32.
-TOGETHER = 1 << 23
 #: Least weight of a region, so that one without a row keeps a finite log-weight.
 LEAST_WEIGHT = 1e-12
 
@@ -175,23 +172,6 @@ def gather(sums: Sums, mixture: Mixture, x: Tensor, found: Pairs) -> None:
             sums.xx += squares.sum(0)
         else:
             sums.xx.index_add_(0, regions, squares)
-
-
-def alike(region: Tensor, d: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Pairs by region [pairs], regions of nearly as many pairs together: [k] regions, [k, m] their pairs, [k, m] which of these are there.
-
-    Args:
-        region: of each pair.
-        d: numbers of a row, so that not too many are worked on together.
-    """
-    order = region.argsort(stable=True)
-    found, counts = torch.unique_consecutive(region[order], return_counts=True)
-    first, wide = counts.cumsum(0) - counts, 2 ** counts.double().log2().ceil().long()
-    for m in torch.unique(wide).tolist():
-        place = torch.arange(m, device=region.device)
-        for some in torch.split((wide == m).nonzero()[:, 0], max(1, TOGETHER // (m * d))):
-            at = first[some, None] + torch.minimum(place, counts[some, None] - 1)
-            yield found[some], order[at], place < counts[some, None]
 
 
 def maximise(sums: Sums, old: Mixture, shape: Shape, work: Work = ALL) -> Mixture:

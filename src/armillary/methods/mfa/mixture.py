@@ -16,6 +16,7 @@ Letters: n rows, D width, K regions, R rank, P noises (1 shared, or one per regi
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,6 +28,10 @@ from armillary.core.onednn import linear as product
 LOG_2_PI = math.log(2 * math.pi)
 #: Entries of centroids and loadings that are worked on together, 16 MB in float64, and up to which what is made of them is kept.
 PART, KEPT = 1 << 21, 1 << 25
+#: Entries of rows that are worked on together, 32 MB in float32.
+TOGETHER = 1 << 23
+#: Regions are worked on together whose numbers of rows are equal once rounded up to so many binary digits after the first.
+STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -157,17 +162,19 @@ class Mixture:
             [n, C] log pi_k + log p(x | k), and [n, C, R] the white coordinates.
         """
         n, c = regions.shape
-        inverse, centred = self.inverse.to(x.dtype), x - self.shift
+        centred = x - self.shift
         size = product(centred.square(), self.precision)  # [n, P]
         value, white = x.new_empty(n * c), x.new_empty(n * c, self.rank)
-        for k, pairs in grouped(regions.flatten()):
-            p, row = k % len(self.precision), pairs // c
-            place = self.centroids[k] - self.shift
-            axes = torch.cat([place[None], self.loadings[k]]) * self.precision[p]  # [1 + R, D]
-            out = centred[row] @ axes.T  # [n_k, 1 + R]
-            inside = (out[:, 1:] - axes[1:] @ place) @ inverse[k].T
-            distance = size[row, p] - 2 * out[:, 0] + axes[0] @ place - inside.square().sum(1)
-            value[pairs], white[pairs] = self.constant[k].to(x.dtype) - distance / 2, inside
+        for some, pairs, is_there in alike(regions.flatten(), self.d):  # [k], [k, m], [k, m]
+            p, row = some % len(self.precision), pairs // c
+            place = self.centroids[some] - self.shift  # [k, D]
+            axes = torch.cat([place[:, None], self.loadings[some]], dim=1) * self.precision[p, None]  # [k, 1 + R, D]
+            out = centred[row] @ axes.mT  # [k, m, 1 + R]
+            at = axes @ place[:, :, None]  # [k, 1 + R, 1]
+            inside = (out[:, :, 1:] - at[:, 1:].mT) @ self.inverse[some].to(x.dtype).mT
+            distance = size[row, p[:, None]] - 2 * out[:, :, 0] + at[:, 0] - inside.square().sum(2)
+            found, where = self.constant[some, None].to(x.dtype) - distance / 2, pairs[is_there]
+            value[where], white[where] = found[is_there], inside[is_there]
         return value.view(n, c), white.view(n, c, self.rank)
 
     def log_joint_exactly(self, x: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,3 +214,21 @@ def grouped(region: Tensor) -> list[tuple[int, Tensor]]:
     order = region.argsort(stable=True)
     found, counts = torch.unique_consecutive(region[order], return_counts=True)
     return list(zip(found.tolist(), torch.split(order, counts.tolist()), strict=True)) if len(region) else []
+
+
+def alike(region: Tensor, d: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Pairs by region [pairs], regions of nearly as many pairs together: [k] regions, [k, m] their pairs, [k, m] which of these are there.
+
+    Args:
+        region: of each pair.
+        d: numbers of a row, so that not too many are worked on together.
+    """
+    order = region.argsort(stable=True)
+    found, counts = torch.unique_consecutive(region[order], return_counts=True)
+    step = 2 ** (counts.double().log2().floor().long() - STEPS).clamp_min(0)
+    first, wide = counts.cumsum(0) - counts, (counts + step - 1) // step * step
+    for m in torch.unique(wide).tolist():
+        place = torch.arange(m, device=region.device)
+        for some in torch.split((wide == m).nonzero()[:, 0], max(1, TOGETHER // (m * d))):
+            at = first[some, None] + torch.minimum(place, counts[some, None] - 1)
+            yield found[some], order[at], place < counts[some, None]

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from armillary.methods.mfa.em import TOGETHER
 from armillary.methods.mfa.gate import CHUNK
-from armillary.methods.mfa.mixture import KEPT, PART
+from armillary.methods.mfa.mixture import KEPT, PART, TOGETHER
 
 FLOAT, DOUBLE = 4, 8
 #: Parts of a batch, and of regions, that are worked on at the same time.

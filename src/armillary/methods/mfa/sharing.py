@@ -10,6 +10,7 @@ Letters: n rows of this rank, N rows it works on, K regions of all ranks, C regi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -17,9 +18,6 @@ from torch import Tensor
 
 from armillary.core import distributed
 from armillary.methods.mfa.mixture import Mixture
-
-#: Regions that are sent at once where ranks put a mixture together.
-GATHERED = 1024
 
 
 class Work(ABC):
@@ -121,9 +119,7 @@ class ByRegions(Work):
 
     def __init__(self, k: int) -> None:
         self.k = k
-        sizes = [len(part) for part in torch.arange(k).tensor_split(distributed.world())]
-        self.first = sum(sizes[: distributed.rank()])
-        self.last = self.first + sizes[distributed.rank()]
+        self.first, self.last = distributed.share(k)
 
     def n_regions(self, mixture: Mixture) -> int:
         return self.k
@@ -141,9 +137,7 @@ class ByRegions(Work):
         pass
 
     def total(self, value: Tensor) -> Tensor:
-        found = value.clone()
-        distributed.sum_(found)
-        return found
+        return distributed.summed(value)
 
     def logsumexp(self, value: Tensor) -> Tensor:
         mine = value.logsumexp(1)
@@ -164,21 +158,9 @@ class ByRegions(Work):
         return distributed.gather(value)
 
     def whole(self, mixture: Mixture) -> Mixture:
-        noise = mixture.noise if len(mixture.noise) == 1 and self.k > 1 else self._gathered(mixture.noise)
-        log_weight, centroids, loadings = (self._gathered(one) for one in (mixture.log_weight, mixture.centroids, mixture.loadings))
-        return Mixture(log_weight, centroids, loadings, noise.cpu())
-
-    def _gathered(self, tensor: Tensor) -> Tensor:
-        """All ranks' regions, on the CPU: the mixture may be too large for one device."""
-        found = torch.zeros(self.k, *tensor.shape[1:], dtype=tensor.dtype)
-        for first in range(0, self.k, GATHERED):
-            part = tensor.new_zeros(min(GATHERED, self.k - first), *tensor.shape[1:])
-            begin, end = max(first, self.first), min(first + len(part), self.last)
-            if begin < end:
-                part[begin - first : end - first] = tensor[begin - self.first : end - self.first]
-            distributed.sum_(part)
-            found[first : first + len(part)] = part.cpu()
-        return found
+        together = partial(distributed.gather_shares, n=self.k)
+        noise = mixture.noise.cpu() if len(mixture.noise) == 1 and self.k > 1 else together(mixture.noise)
+        return Mixture(together(mixture.log_weight), together(mixture.centroids), together(mixture.loadings), noise)
 
 
 #: Every rank holds all regions.

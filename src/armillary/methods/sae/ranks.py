@@ -20,8 +20,6 @@ from armillary.methods.sae.weights import Weights
 
 #: Weights that do not belong to a latent.
 COMMON = ("b_dec", "W_skip")
-#: Rows of a tensor that are sent at once where ranks put a dictionary together.
-GATHERED_ROWS = 4096
 
 
 class Work(ABC):
@@ -111,9 +109,7 @@ class ByLatents(Work):
 
     def __init__(self, m: int) -> None:
         self.m = m
-        sizes = [len(part) for part in torch.arange(m).tensor_split(distributed.world())]
-        self.first = sum(sizes[: distributed.rank()])
-        self.last = self.first + sizes[distributed.rank()]
+        self.first, self.last = distributed.share(m)
 
     @property
     def counts_rows(self) -> bool:
@@ -138,25 +134,12 @@ class ByLatents(Work):
         distributed.sum_(*(tensor for name, tensor in gradient.named().items() if name in COMMON))
 
     def total(self, value: Tensor) -> Tensor:
-        found = value.clone()
-        distributed.sum_(found)
-        return found
+        return distributed.summed(value)
 
     def share(self, weights: Weights) -> Weights:
         own = {name: tensor[self.first : self.last].clone() for name, tensor in weights.named().items() if name not in COMMON}
         return weights.given(own)
 
     def whole(self, weights: Weights) -> Weights:
-        return weights.given({name: self._gathered(tensor) for name, tensor in weights.named().items() if name not in COMMON}).to("cpu")
-
-    def _gathered(self, tensor: Tensor) -> Tensor:
-        """All ranks' rows, on the CPU: the dictionary may be too large for one device."""
-        found = torch.zeros(self.m, *tensor.shape[1:], dtype=tensor.dtype)
-        for first in range(0, self.m, GATHERED_ROWS):
-            part = tensor.new_zeros(min(GATHERED_ROWS, self.m - first), *tensor.shape[1:])
-            begin, end = max(first, self.first), min(first + len(part), self.last)
-            if begin < end:
-                part[begin - first : end - first] = tensor[begin - self.first : end - self.first]
-            distributed.sum_(part)
-            found[first : first + len(part)] = part.cpu()
-        return found
+        shared = {name: tensor for name, tensor in weights.named().items() if name not in COMMON}
+        return weights.given({name: distributed.gather_shares(tensor, self.m) for name, tensor in shared.items()}).to("cpu")

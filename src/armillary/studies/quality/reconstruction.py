@@ -23,13 +23,10 @@ from torch import Tensor
 from armillary.core.columns import Columns
 from armillary.core.decomposition import Decomposition, feature_activations
 from armillary.core.method import Consumer, Pass
-from armillary.core.rows import Batch, Permutation
+from armillary.core.rows import PRIORITIES, Batch, Permutation
 from armillary.core.statistics import Floats
 from armillary.core.tokens import Ints
 from armillary.studies.units import RowUnits
-
-#: Priorities that order rows for sampling are drawn from so many, all of which a float64 holds exactly.
-PRIORITIES = 1 << 52
 
 # ---------------------------------------------------------------- the rows themselves
 
