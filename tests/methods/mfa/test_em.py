@@ -197,7 +197,8 @@ def test_a_merged_region_is_split_at_the_cost_of_one_that_is_there_twice() -> No
     first = merged(x, data.region, shape)
     stuck, _ = em(data.x, shape, 60, first.to(torch.float64))
     assert log_likelihood(stuck, data.held_out) < data.oracle - 2
-    region, loss, heir = losses(stuck, data.x)
+    region, loss, excess, heir = losses(stuck, data.x)
+    assert int(excess.argmax()) == 0
     assert {int(i) for i in loss.argsort()[:2]} == {1, 2} and (heir[1], heir[2]) == (2, 1)
     gains = [split(stuck, k, data.x[region == k], shape, seed=0)[1] for k in range(4)]
     assert int(np.argmax(gains)) == 0 and gains[0] > 10 * loss[1]

@@ -51,6 +51,10 @@ class Shape:
     def is_per_region(self) -> bool:
         return self.noise.endswith("per_region")
 
+    def n_parameters(self, d: int) -> int:
+        """Numbers that rows of width d are fitted with."""
+        return self.n_regions * ((self.rank + 1) * d + 1) + (self.n_regions if self.is_per_region else 1) * d
+
     def spread(self, psi: Tensor, n: int | None = None) -> Tensor:
         """Noise of this form [P, D], of n regions or of all, from variances [1, D] or [n, D]."""
         psi = psi.clamp_min(self.floor)

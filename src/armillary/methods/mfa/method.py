@@ -24,7 +24,7 @@ from armillary.methods.mfa.solver import step_rows
 from armillary.methods.mfa.spectrum import Selection
 
 #: Rows that are held in memory by default: at least so many, and so many per region.
-MAX_ROWS, ROWS_PER_REGION = 16_384, 100
+MAX_ROWS, ROWS_PER_REGION = 65_536, 100
 #: Entries of a batch that is made larger than asked for, 256 MB in float32.
 LARGEST_BATCH = 1 << 26
 #: Where these have more entries than this, 1 GiB in float32, fewer are held, but so many per region.
@@ -68,7 +68,7 @@ class MFA(Method):
     tol: float = Field(default=1e-3, ge=0)
     """Stop when a step or a pass gains less than so many nats per row."""
     max_rows: int | None = Field(default=None, ge=1)
-    """Rows held in memory.  [default: 100 per region, at least 16,384; of more than 1 GiB no more than 16 per region]"""
+    """Rows held in memory.  [default: 100 per region, at least 65,536; of more than 1 GiB no more than 16 per region]"""
     batch_size: int = Field(default=8192, ge=1)
     """Rows per batch, over all ranks; more after the sample where there are many regions: 16 of each, as far as 256 MB hold them."""
     step_size: int = Field(default=1024, ge=1)

@@ -28,8 +28,10 @@ from armillary.methods.mfa.start import around, cluster, sketch
 
 #: Rows of a region that a split is tried on, at most; steps of EM of a try.
 TRIED, STEPS = 2000, 3
-#: Regions that are tried in a round, those of most rows.
-TRIES = 512
+#: Columns of the sketch that two clusters are told apart in.
+SKETCH = 32
+#: Regions that are tried in a round, those with most rows that are too far from them: one in so many, at least and at most so many.
+PART_TRIED, FEWEST_TRIED, TRIES = 4, 16, 512
 #: A move has to gain so many times what it costs.
 MARGIN = 1.2
 #: Of two regions.
@@ -45,13 +47,17 @@ class Moves:
     Args:
         pairs: (region that is split, region that is given up), those that gain most first.
         halves: by number of a region this rank holds, what takes its place: a mixture of one region.
+        gain: nats per row that all of them together promise.
     """
 
     pairs: list[tuple[int, int]]
     halves: dict[int, Mixture]
+    gain: float
 
 
-def proposed(mixture: Mixture, x: Tensor, shape: Shape, gate: Gate | None = None, *, seed: int, work: Work = ALL) -> Moves:
+def proposed(
+    mixture: Mixture, x: Tensor, shape: Shape, gate: Gate | None = None, *, seed: int, work: Work = ALL, is_late: bool = False
+) -> Moves:
     """The moves that are worth their cost on rows x [n, D].
 
     Args:
@@ -61,16 +67,20 @@ def proposed(mixture: Mixture, x: Tensor, shape: Shape, gate: Gate | None = None
         gate: of the mixture, where not all regions are considered for a row.
         seed: of the splits.
         work: this rank's share.
+        is_late: try the regions that would not be tried otherwise.
     """
-    region, loss, heir = losses(mixture, x, gate, work)
-    tried = sorted(grouped(region), key=lambda one: -len(one[1]))[:TRIES]
-    own = {k: rows for k, rows in tried if 0 <= k - work.first < mixture.n_regions and splits(mixture, len(rows))}
-    tries = {k: split(mixture, k - work.first, x[rows], shape, seed=seed + k) for k, rows in own.items()}
+    region, loss, excess, heir = losses(mixture, x, gate, work)
+    order = sorted(grouped(region), key=lambda one: -float(excess[one[0]]))[:TRIES]
+    first = max(FEWEST_TRIED, shape.n_regions // PART_TRIED)
+    tried = order[first:] if is_late else order[:first]
+    mine = {k: rows for k, rows in tried if 0 <= k - work.first < mixture.n_regions and splits(mixture, len(rows))}
+    tries = {k: split(mixture, k - work.first, x[rows], shape, seed=seed + k) for k, rows in mine.items()}
     gains = _joined(work.gather({k: gain for k, (_, gain) in tries.items()}))
     pairs = _worth(gains, loss, heir)
     halves = {place: tries[k][0].part(half) for k, gone in pairs if k in tries for place, half in ((k, FIRST), (gone, SECOND))}
     everywhere = _joined(work.gather({k: half.to("cpu") for k, half in halves.items()}))
-    return Moves(pairs, {k: half.to(x.device) for k, half in everywhere.items() if 0 <= k - work.first < mixture.n_regions})
+    own = {k: half.to(x.device) for k, half in everywhere.items() if 0 <= k - work.first < mixture.n_regions}
+    return Moves(pairs, own, sum(gains[k] - float(loss[gone]) for k, gone in pairs) / len(x))
 
 
 def _worth(gains: Mapping[int, float], loss: Tensor, heir: Sequence[int]) -> list[tuple[int, int]]:
@@ -100,10 +110,12 @@ def made(mixture: Mixture, moves: Moves, n: int, work: Work = ALL) -> Mixture:
     return put(mixture, [k - work.first for k in halves], new, work)
 
 
-def losses(mixture: Mixture, x: Tensor, gate: Gate | None = None, work: Work = ALL) -> tuple[Tensor, Tensor, list[int]]:
-    """[n] the region of each row, [K] what rows would lose without each region, and [K] the region that most of them would fall to."""
+def losses(mixture: Mixture, x: Tensor, gate: Gate | None = None, work: Work = ALL) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """[n] the region of each row, [K] what rows would lose without each region, [K] by how much rows are too far from it, and [K] the
+    region that most of them would fall to."""
     n = work.n_regions(mixture)
-    regions, seconds, gaps = [], [], []
+    constant = torch.cat(work.gather(mixture.constant.cpu()))  # [K]
+    regions, seconds, gaps, likeliest = [], [], [], []
     for part in torch.split(x, part_size(mixture, gate, work)):
         found = consider(mixture, part, gate, work)
         value, slot = found.joint.topk(min(2, found.joint.shape[1]), dim=1)
@@ -112,12 +124,15 @@ def losses(mixture: Mixture, x: Tensor, gate: Gate | None = None, work: Work = A
         regions.append(number[:, 0])
         seconds.append(number[:, -1])
         gaps.append((value[:, 0] - value[:, -1]).double())
+        likeliest.append(value[:, 0].double())
     region = torch.cat(regions).cpu()
+    too_far = (2 * (constant[region] - torch.cat(likeliest).cpu()) - mixture.d).clamp_min(0)  # [n] squared distance above its mean
     pair, count = np.unique((region * n + torch.cat(seconds).cpu()).numpy(), return_counts=True)
     heir = np.arange(n)
     order = count.argsort(kind="stable")
     heir[pair[order] // n] = pair[order] % n  # of several the last, which has most rows
-    return region, torch.zeros(n, dtype=torch.float64).index_add_(0, region, torch.cat(gaps).cpu()), heir.tolist()
+    loss, excess = (torch.zeros(n, dtype=torch.float64).index_add_(0, region, one) for one in (torch.cat(gaps).cpu(), too_far))
+    return region, loss, excess, heir.tolist()
 
 
 def splits(mixture: Mixture, n_rows: int) -> bool:
@@ -131,7 +146,7 @@ def split(mixture: Mixture, k: int, rows: Tensor, shape: Shape, *, seed: int) ->
     tried = rows if len(rows) <= TRIED else rows[torch.randperm(len(rows), generator=generator)[:TRIED]]
     centre = tried.mean(0)
     shape = replace(shape, n_regions=2)
-    two = around(tried - centre, cluster(sketch(tried - centre, generator), 2, generator), shape, generator)
+    two = around(tried - centre, cluster(sketch(tried - centre, generator, SKETCH), 2, generator), shape, generator)
     psi = mixture.noise[[k, k]] if len(mixture.noise) > 1 else mixture.noise
     two = replace(two, centroids=two.centroids + centre, noise=psi)
     for _ in range(STEPS):

@@ -1,12 +1,18 @@
 """Solver: EM over rows that are held in memory, with moves between regions, until the log-likelihood no longer rises.
 
-Of many regions it begins with a sweep of stepwise EM; it leaps along its tail.
+    sweep      stepwise EM once over all rows, where there are many regions
+    moves      rounds of them: proposed by some rows, kept if the rows are more likely after a few steps
+    settle     steps over all rows, which leap along the tail
+
+The steps after a move are taken on the rows that proposed it where it promises more than they can mislead by: the parameters of a fit are
+worth as many nats to its own rows, in sum, as there are of them (Akaike 1974). Otherwise these steps are on all rows as well.
 
 Letters: n rows, D width, K regions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -29,8 +35,11 @@ STEP_ROWS, STEP_ROWS_PER_REGION, FEWEST, HELD = 512, 16, 6, 3
 SWEPT = 64
 #: Step t of stepwise EM moves sums by (t + DELAY)^-DECAY of the way (Cappe and Moulines 2009).
 DELAY, DECAY = 2, 0.6
-#: Steps before the first round of moves, and after each; rounds at most, and of many regions, of which each matters less.
-SETTLE, ROUNDS, ROUNDS_OF_MANY = 5, 10, 1
+#: Steps before the first round of moves, and after each; steps after a sweep; rounds at most, and of many regions,
+#: of which each matters less.
+SETTLE, SETTLE_SWEPT, ROUNDS, ROUNDS_OF_MANY = 5, 1, 10, 1
+#: Rows that propose moves: at most so many, or so many per region.
+PROPOSING, PROPOSING_PER_REGION = 16_384, 100
 
 
 @dataclass
@@ -94,22 +103,41 @@ class Run:
         self.safe, self.past = None, []
 
     def settle(self, x: Tensor, n_steps: int, tol: float) -> None:
+        """All of `settling`."""
+        for _ in self.settling(x, n_steps, tol):
+            pass
+
+    def settling(self, x: Tensor, n_steps: int, tol: float) -> Iterator[None]:
         """Steps until three in a row gain less than `tol` nats per row: where there is a gate a single one may tell of the gate alone."""
         gains: list[float] = []
         for _ in range(n_steps):
             gains.append(self.step(x))
+            yield
             if len(gains) > LATELY and sum(gains[-LATELY:]) < tol:
                 break
         self.land(x)
 
     def move(self, x: Tensor, tol: float, *, seed: int) -> bool:
-        """A round of moves, all at once, and where these do not help together the best one alone; whether it was kept."""
-        gate = gate_for(self.mixture, self.n_candidates, x[:PROBED], self.work)
-        moves = proposed(self.mixture, x, self.shape, gate, seed=seed, work=self.work)
+        """A round of moves, of the regions that promise most or else of the others; whether one was kept."""
+        few = self._proposing(x, seed)
+        return any(self._move(x, few, tol, seed, is_late=is_late) for is_late in (False, True))
+
+    def _move(self, x: Tensor, few: Tensor, tol: float, seed: int, *, is_late: bool) -> bool:
+        """Moves all at once, and where these do not help together the best one alone; whether it was kept."""
+        gate = gate_for(self.mixture, self.n_candidates, few[:PROBED], self.work)
+        moves = proposed(self.mixture, few, self.shape, gate, seed=seed, work=self.work, is_late=is_late)
         if not moves.pairs:
             return False
-        level = self.sums(x).log_likelihood
-        return any(self._made(moves, n, x, tol, level) for n in dict.fromkeys((len(moves.pairs), 1)))
+        rows = few if moves.gain > self.shape.n_parameters(x.shape[1]) / len(few) else x
+        level = self.sums(rows).log_likelihood
+        return any(self._made(moves, n, rows, tol, level) for n in dict.fromkeys((len(moves.pairs), 1)))
+
+    def _proposing(self, x: Tensor, seed: int) -> Tensor:
+        """The rows that propose moves."""
+        n = max(PROPOSING, PROPOSING_PER_REGION * self.shape.n_regions)
+        if len(x) <= n:
+            return x
+        return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:n].to(x.device)]
 
     def _made(self, moves: Moves, n: int, x: Tensor, tol: float, level: float) -> bool:
         """Make n moves and settle; whether the rows became more likely, else all is as it was."""
@@ -164,15 +192,25 @@ def solve(
         work: this rank's share.
     """
     run = Run(start, shape, n_candidates=n_candidates, work=work)
-    if shape.n_regions >= SWEPT and len(x) >= FEWEST * step_rows(shape.n_regions):
-        run.sweep(x, step_rows(shape.n_regions), seed)
-    run.settle(x, SETTLE, tol)
-    rounds = 0 if not moves or shape.n_regions == 1 else ROUNDS if shape.n_regions < MANY else ROUNDS_OF_MANY
-    for i in range(rounds):
-        if not run.move(x, tol, seed=seed + 1000 * i):
-            break
-    run.settle(x, n_steps, tol)
+    for _ in course(run, x, n_steps=n_steps, tol=tol, moves=moves, seed=seed):
+        pass
     if ranks is not None:
         run.mixture = of_own_rank(run.mixture, len(x), ranks)
         run.settle(x, SETTLE, tol)
     return run
+
+
+def course(run: Run, x: Tensor, *, n_steps: int, tol: float, moves: bool, seed: int) -> Iterator[None]:
+    """A run on its way, with a stop at every state that is kept; arguments as of `solve`."""
+    k = run.shape.n_regions
+    if k >= SWEPT and len(x) >= FEWEST * step_rows(k):
+        run.sweep(x, step_rows(k), seed)
+        yield
+        yield from run.settling(x, SETTLE_SWEPT, tol)
+    else:
+        yield from run.settling(x, SETTLE, tol)
+    for i in range(0 if not moves or k == 1 else ROUNDS if k < MANY else ROUNDS_OF_MANY):
+        if not run.move(x, tol, seed=seed + 1000 * i):
+            break
+        yield
+    yield from run.settling(x, n_steps, tol)

@@ -39,8 +39,8 @@ OVER = 2
 SEEDED, ROWS_PER_CENTRE = 16_384, 16
 #: Steps of Lloyd's iteration before merging and after.
 SEED_STEPS, STEPS = 10, 10
-#: Further axes, and rounds, of randomised subspace iteration; widths up to which it is exact.
-EXTRA, ROUNDS, EXACT = 10, 3, 256
+#: Further axes, and rounds, of randomised subspace iteration; it is not used where more than one in so many axes is wanted.
+EXTRA, ROUNDS, FEWER = 10, 3, 4
 #: Rows from which axes of all rows together are found.
 POOLED = 1 << 16
 #: Loadings of axes that hold no more variance than the noise, as a share of the noise's deviation.
@@ -127,20 +127,22 @@ def _home(x: Tensor, start: Decomposition, centroids: Tensor, scale: float) -> T
     return torch.cat([scaled.log_joint(part)[0].argmax(1) for part in torch.split(x, part_size(scaled, None))])
 
 
-def sketch(x: Tensor, generator: torch.Generator) -> Tensor:
-    """[n, at most SKETCH] rows on their first principal axes."""
-    if x.shape[1] <= SKETCH:
+def sketch(x: Tensor, generator: torch.Generator, width: int = SKETCH) -> Tensor:
+    """[n, at most `width`] rows on their first principal axes."""
+    if x.shape[1] <= width:
         return x
     some = x[torch.randperm(len(x), generator=generator)[:POOLED]]
-    basis = torch.randn(x.shape[1], min(SKETCH + EXTRA, x.shape[1]), generator=generator).to(x.device)
-    return x @ principal(some, SKETCH, basis)[1].T
+    basis = torch.randn(x.shape[1], min(width + EXTRA, x.shape[1]), generator=generator).to(x.device)
+    return x @ principal(some, width, basis)[1].T
 
 
 def principal(x: Tensor, rank: int, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Variances [r] and axes [r, D] of the first r <= R principal axes of rows x [n, D] about 0; where D is large, by subspace iteration
-    from a random basis [D, R + some]."""
+    """Variances [r] and axes [r, D] of the first r <= R principal axes of rows x [n, D] about 0.
+
+    Where these are few of all there are, by subspace iteration from a random basis [D, R + some].
+    """
     n, d = x.shape
-    if min(n, d) <= EXACT:
+    if min(n, d) < FEWER * basis.shape[1]:
         _, size, axes = torch.linalg.svd(x, full_matrices=False)
         return (size.square() / n)[:rank], axes[:rank]
     for _ in range(ROUNDS):
