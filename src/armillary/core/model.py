@@ -43,6 +43,24 @@ class At:
     read: Callable[[Site], Tensor]
 
 
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote.
+
+    Args:
+        prompt: the text it was given.
+        text: the continuation alone.
+        ids: [n] token ids of the continuation, the end-of-text token left out.
+    """
+
+    prompt: str
+    text: str
+    ids: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return self.text
+
+
 #: Chooses tokens [B, T] among those of `At`.
 Where = Callable[[At], Tensor]
 
@@ -103,8 +121,21 @@ class Model(Protocol):
         """{site as given: [B, T, D]}, aligned with `tokens.padded()`."""
         ...
 
-    def logits(self, tokens: Tokens, *, edits: Sequence[Edit] = ()) -> Tensor:
-        """[B, T, V] next-token logits, aligned with `tokens.padded()`."""
+    def logits(self, tokens: Tokens, *, edits: Sequence[Edit] = (), grad: bool = False) -> Tensor:
+        """[B, T, V] next-token logits, aligned with `tokens.padded()`; with `grad` a loss can be differentiated down to the edits."""
+        ...
+
+    def generate(
+        self,
+        prompts: Tokens | str | Sequence[str],
+        *,
+        max_new_tokens: int = 32,
+        edits: Sequence[Edit] = (),
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[Generation]:
+        """Continue each prompt, with edits applied to it and to every token as it is written."""
         ...
 
     def unembed(self, direction: Tensor) -> Tensor:

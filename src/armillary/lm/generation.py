@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from armillary.core.model import Edit
+from armillary.core.model import Edit, Generation
 from armillary.core.tokens import Tokens
 from armillary.errors import InputError
 from armillary.lm.hooks import Frame, Pass
@@ -26,24 +26,6 @@ if TYPE_CHECKING:
 
 #: Temperatures below this take the most likely token: logits divided by it would overflow.
 COLD = 1e-6
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What a model wrote.
-
-    Args:
-        prompt: the text it was given.
-        text: the continuation alone.
-        ids: [n] token ids of the continuation, the end-of-text token left out.
-    """
-
-    prompt: str
-    text: str
-    ids: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @dataclass(frozen=True)

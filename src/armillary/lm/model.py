@@ -32,7 +32,7 @@ from armillary.lm.tokenizing import as_documents, spellings, tokenize
 from armillary.lm.weights import frozen, gain, weights_hash
 
 if TYPE_CHECKING:
-    from armillary.lm.generation import Generation
+    from armillary.core.model import Generation
 
 #: Names under which configurations say how many positions a model reads.
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
