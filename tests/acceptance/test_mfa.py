@@ -188,14 +188,14 @@ def purity(region: Tensor, token: Tensor) -> float:
 def test_14_regions_of_a_language_model(tmp_path: Path) -> None:
     """arm-small, layer 3. The note's byte model: 0.191 of the squares left by centroids, 0.067 with offsets, entropy 0.05 nats.
 
-    Diagonal noise is worth some 0.5 nats of 479 over one variance (PPCA), which 4,000 held-out rows cannot tell (0.2 nats): all are used,
-    it has to win from each of four starts, and the interval of the mean over these excludes 0.
+    Diagonal noise is worth some 0.5 nats of 479 over one variance (PPCA), where starts differ by 0.3: the mean over six has to be better,
+    and its 95 % interval to exclude 0.
     """
     lm = arm.LanguageModel("arm-small")
     rows = arm.harvest(lm, arm.reference_texts(160), ["resid_post.3"], out=tmp_path / "acts")["resid_post.3"]
     order = np.random.default_rng(0).permutation(rows.n_rows)
     train, held_out = rows.read(order[:20_000]).float(), rows.read(order[20_000:]).float()
-    fits = [arm.MFA(n_regions=64, rank=8).fit(train, seed=seed) for seed in range(4)]
+    fits = [arm.MFA(n_regions=64, rank=8).fit(train, seed=seed) for seed in range(6)]
     share = encoder_of(fits[0]).responsibilities(held_out)
     assert float(torch.special.entr(share).sum(1).mean()) < 0.2
     region, total = encoder_of(fits[0]).regions(held_out), (held_out - held_out.mean(0)).square().sum()
@@ -210,10 +210,9 @@ def test_14_regions_of_a_language_model(tmp_path: Path) -> None:
     one = nll(arm.MFA(n_regions=1, rank=8).fit(train, seed=0), held_out)
     clusters = spheres(arm.KMeans(n_features=64).fit(train, seed=0), train, held_out)
     assert max(found) < min(one, clusters)
-    ppca = [nll(arm.MFA(n_regions=64, rank=8, noise="isotropic").fit(train, seed=seed), held_out) for seed in range(4)]
+    ppca = [nll(arm.MFA(n_regions=64, rank=8, noise="isotropic").fit(train, seed=seed), held_out) for seed in range(6)]
     gain = np.subtract(ppca, found)
-    assert (gain > 0).all()
-    assert gain.mean() > t.ppf(0.975, 3) * gain.std(ddof=1) / 2
+    assert gain.mean() > t.ppf(0.975, 5) * gain.std(ddof=1) / 6**0.5
 
 
 def spheres(fit: arm.Decomposition, train: Tensor, held_out: Tensor) -> float:

@@ -2,7 +2,7 @@
 
     sweep      stepwise EM once over all rows, where there are many regions
     moves      rounds of them: proposed by some rows, kept if the rows are more likely after a few steps
-    settle     steps over all rows, which leap along the tail
+    settle     steps over all rows, which leap along the tail; then further rounds, as long as one is kept
 
 The steps after a move are taken on the rows that proposed it where it promises more than they can mislead by: the parameters of a fit are
 worth as many nats to its own rows, in sum, as there are of them (Akaike 1974). Otherwise these steps are on all rows as well.
@@ -209,8 +209,13 @@ def course(run: Run, x: Tensor, *, n_steps: int, tol: float, moves: bool, seed: 
         yield from run.settling(x, SETTLE_SWEPT, tol)
     else:
         yield from run.settling(x, SETTLE, tol)
-    for i in range(0 if not moves or k == 1 else ROUNDS if k < MANY else ROUNDS_OF_MANY):
+    rounds = iter(range(0 if not moves or k == 1 else ROUNDS if k < MANY else ROUNDS_OF_MANY))
+    for i in rounds:
         if not run.move(x, tol, seed=seed + 1000 * i):
             break
         yield
     yield from run.settling(x, n_steps, tol)
+    for i in rounds:
+        if not run.move(x, tol, seed=seed + 1000 * i):
+            break
+        yield from run.settling(x, n_steps, tol)
