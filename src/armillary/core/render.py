@@ -78,7 +78,7 @@ def report_markdown(report: Report) -> str:
     blocks += [f"> **Note:** {_escape(text)}" for text in report.warnings]
     if report.estimates:
         rows = [_markdown_estimate(name, estimate) for name, estimate in report.estimates.items()]
-        blocks.append(_pipe_table(["estimate", "value", "95 % interval", "null", "ceiling", "n", "p", "q"], rows))
+        blocks.append(pipe_table(["estimate", "value", "95 % interval", "null", "ceiling", "n", "p", "q"], rows))
     for name, columns in report.tables.items():
         blocks += [f"## {_escape(_words(name))}", _markdown_columns(columns)]
     if report.figures:
@@ -103,10 +103,11 @@ def _markdown_columns(columns: Mapping[str, Sequence[Any]]) -> str:
     n = _n_rows(columns)
     rows = [[cell_text(column[i]) for column in columns.values()] for i in range(min(n, MARKDOWN_ROWS))]
     more = f"\n\n{n - MARKDOWN_ROWS:,} more rows are in the JSON report." if n > MARKDOWN_ROWS else ""
-    return _pipe_table(list(columns), rows) + more
+    return pipe_table(list(columns), rows) + more
 
 
-def _pipe_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def pipe_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as GitHub writes it; cells cannot become markup."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(_escape(cell, bold=True) for cell in line) + " |" for line in lines)
 
