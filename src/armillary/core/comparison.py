@@ -75,6 +75,7 @@ class Comparison:
         methods: in the order of their columns.
         rows: the questions.
         budget: by method, what it was allowed: numbers that should agree for a comparison to be fair.
+        tables: further tables, columns by name.
         notes, warnings: as of a report.
         provenance: as of a report.
     """
@@ -83,6 +84,7 @@ class Comparison:
     methods: tuple[str, ...]
     rows: tuple[Row, ...]
     budget: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -94,7 +96,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
-        told = {"title": self.title, "methods": list(self.methods), "budget": self.budget, "rows": [row.to_json() for row in self.rows]}
+        rows = [row.to_json() for row in self.rows]
+        told = {"title": self.title, "methods": list(self.methods), "budget": self.budget, "rows": rows, "tables": self.tables}
         return {**plain(told), "notes": list(self.notes), "warnings": list(self.warnings), "provenance": plain(self.provenance)}
 
 

@@ -17,9 +17,9 @@ from rich.text import Text
 
 from armillary.core import html
 from armillary.core.comparison import Cell, Comparison, Row
-from armillary.core.html.tables import ARROWS
+from armillary.core.html.tables import ARROWS, is_numeric
 from armillary.core.html.tables import cell_text as table_text
-from armillary.core.render import flatten, pipe_table
+from armillary.core.render import flatten, markdown_columns, pipe_table
 from armillary.core.report import Estimate, number
 
 #: What stands behind a number, and what it means.
@@ -114,6 +114,9 @@ class _Terminal:
             yield Text(f"\n{study}", style="bold")
             yield _wide(rows, it.methods) if fits else _tall(rows, it.methods)
             yield from (Text(f"  {line}", style="dim") for line in _reasons(rows))
+        for name, columns in it.tables.items():
+            yield Text(f"\n{name}", style="bold")
+            yield _listed(columns)
         yield Text(f"\n{legend()}", style="dim")
         yield from (Text(note, style="dim") for note in it.notes)
 
@@ -152,6 +155,16 @@ def _tall(rows: Sequence[Row], methods: Sequence[str]) -> Table:
     return table
 
 
+def _listed(columns: Mapping[str, Sequence[Any]]) -> Table:
+    """All rows of a further table, long text folded."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name, column in columns.items():
+        table.add_column(name, justify="right" if is_numeric(column) else "left", overflow="fold")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*(Text(table_text(cell)) for cell in row))
+    return table
+
+
 def _text(cell: Cell) -> Text:
     return Text(cell_text(cell), style="bold" if is_best(cell) else "bright_black" if is_grey(cell) else "")
 
@@ -172,7 +185,8 @@ def parts(comparison: Comparison) -> list[html.Section]:
     made = [html.listing(comparison.notes)] if comparison.notes else []
     made += [html.details("Provenance", html.facts(facts))] if facts else []
     tables = {study: [_page_table(rows, comparison), *_page_reasons(rows)] for study, rows in _by_study(comparison.rows).items()}
-    named = {"What was compared": head, **tables, "How it was made": made}
+    further = {name.capitalize(): [html.data_table(columns, caption="")] for name, columns in comparison.tables.items()}
+    named = {"What was compared": head, **tables, **further, "How it was made": made}
     return [html.section(title, *bodies) for title, bodies in named.items() if bodies]
 
 
@@ -209,6 +223,7 @@ def markdown(comparison: Comparison) -> str:
     for study, rows in _by_study(comparison.rows).items():
         lines = [[row_name(row), *(_marked(row.cells[name]) for name in comparison.methods), null_text(row)] for row in rows]
         blocks += [f"## {study}", pipe_table(["", *comparison.methods, "null"], lines)]
+    blocks += [block for name, columns in comparison.tables.items() for block in (f"## {name}", markdown_columns(columns))]
     blocks += [legend() + ".", *(f"- {note}" for note in comparison.notes)]
     return "\n\n".join(blocks) + "\n"
 

@@ -80,7 +80,7 @@ def report_markdown(report: Report) -> str:
         rows = [_markdown_estimate(name, estimate) for name, estimate in report.estimates.items()]
         blocks.append(pipe_table(["estimate", "value", "95 % interval", "null", "ceiling", "n", "p", "q"], rows))
     for name, columns in report.tables.items():
-        blocks += [f"## {_escape(_words(name))}", _markdown_columns(columns)]
+        blocks += [f"## {_escape(_words(name))}", markdown_columns(columns)]
     if report.figures:
         blocks.append(f"Figures (in the HTML report): {', '.join(_escape(_words(name)) for name in report.figures)}.")
     blocks += ["\n".join(f"- {_escape(note)}" for note in report.notes)] if report.notes else []
@@ -99,7 +99,8 @@ def _markdown_estimate(name: str, estimate: Estimate) -> list[str]:
     return [f"{name} {arrow}".strip(), value, _interval(estimate), *("" if item is None else number(item) for item in numbers)]
 
 
-def _markdown_columns(columns: Mapping[str, Sequence[Any]]) -> str:
+def markdown_columns(columns: Mapping[str, Sequence[Any]]) -> str:
+    """The first rows of a data table."""
     n = _n_rows(columns)
     rows = [[cell_text(column[i]) for column in columns.values()] for i in range(min(n, MARKDOWN_ROWS))]
     more = f"\n\n{n - MARKDOWN_ROWS:,} more rows are in the JSON report." if n > MARKDOWN_ROWS else ""

@@ -1,0 +1,82 @@
+"""Results: what a study measured of each subject, as a JSON file that a later run takes over.
+
+A file is only taken over for the same question: its key is a hash of the study, its settings, the fits, the rows, the model and the task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from armillary.core.artifact import write_atomic
+from armillary.core.decomposition import Decomposition
+from armillary.core.report import Estimate, plain
+from armillary.core.statistics import Units
+from armillary.core.study import Subject
+from armillary.errors import InputError
+
+#: By subject, by name.
+Found = dict[str, dict[str, Estimate]]
+#: Version of the files.
+SCHEMA = 1
+
+
+def key_of(study: str, settings: Mapping[str, Any], subjects: Sequence[Subject]) -> str:
+    """What tells a question from others."""
+    about = {"study": study, "settings": settings, "subjects": [_about(subject) for subject in subjects]}
+    return hashlib.sha256(json.dumps(plain(about), sort_keys=True).encode()).hexdigest()
+
+
+def _about(subject: Subject) -> dict[str, Any]:
+    what = subject.what
+    record = what.provenance if isinstance(what, Decomposition) else {}
+    dictionary = what.dictionary if isinstance(what, Decomposition) else what
+    atoms = hashlib.sha256(dictionary.atoms.float().cpu().numpy().tobytes()).hexdigest()
+    rows = None if subject.rows is None else dict(subject.rows.record)
+    model = None if subject.model is None else subject.model.revision
+    task = None if subject.task is None else hashlib.sha256(repr(subject.task).encode()).hexdigest()
+    return {"label": subject.label, "made": record, "atoms": atoms, "rows": rows, "model": model, "task": task}
+
+
+def write(path: Path, key: str, found: Found, *, warnings: Sequence[str], seconds: float) -> None:
+    """Write a file; one that is there is replaced."""
+    told = {name: {one: _to_json(estimate) for one, estimate in of.items()} for name, of in found.items()}
+    text = json.dumps({"schema": SCHEMA, "key": key, "found": told, "warnings": list(warnings), "seconds": seconds}, allow_nan=False)
+    write_atomic(path, text.encode())
+
+
+def read(path: Path, key: str) -> tuple[Found, list[str]] | None:
+    """What was measured and warned of; None where there is nothing for this question.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if not path.is_file():
+        return None
+    try:
+        told = json.loads(path.read_text())
+        if told["schema"] != SCHEMA or told["key"] != key:
+            return None
+        found = {name: {one: _from_json(value) for one, value in of.items()} for name, of in told["found"].items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"'{path}' is no file of results ({type(error).__name__}: {error}); remove it to measure again") from error
+    return found, list(told["warnings"])
+
+
+def _to_json(estimate: Estimate) -> dict[str, Any]:
+    units = estimate.units
+    held = None if units is None else {name: plain(getattr(units, name)) for name in ("kind", "ids", "numerator", "denominator")}
+    return {**estimate.to_json(), "units": held}
+
+
+def _from_json(told: Mapping[str, Any]) -> Estimate:
+    held = told["units"]
+    if held is None:
+        return Estimate(**told)
+    numerator, denominator = (np.array(held[name], dtype=np.float64) for name in ("numerator", "denominator"))
+    return Estimate(**{**told, "units": Units(held["kind"], np.array(held["ids"], dtype=np.int64), numerator, denominator)})
