@@ -397,7 +397,7 @@ def mfa() -> Figure:
     region = torch.randint(k, (n,), generator=g)
     x = centres[region] + torch.randn(n, 1, generator=g) * along[region] + 0.12 * torch.randn(n, 2, generator=g)
     for axis, moves in zip(axes, (False, True), strict=True):
-        fit = arm.MFA(n_regions=k, rank=1, noise="isotropic", init="random", split_merge=moves).fit(x, seed=1)
+        fit = arm.MFA(n_regions=k, rank=1, noise="isotropic", init="random", split_merge=moves).fit(x, seed=3)
         axis.scatter(*x.T, s=2, color=GREY)
         m = fit.encoder.mixture
         for centroid, loading in zip(m.centroids, m.loadings[:, 0], strict=True):
@@ -570,9 +570,39 @@ def regions() -> Figure:
     return figure
 
 
+def steering() -> Figure:
+    """Concept against fluency along the features of an autoencoder, and the area under such curves for several fits."""
+    figure, (left, right) = panels(2)
+    lm, rows = arm.LanguageModel("arm-small"), harvest()[SITE]
+    methods = {
+        "TopK, 16 of 512": arm.TopKSAE(n_features=512, k=16, n_steps=600, batch_size=2048),
+        "MFA, 32 regions": arm.MFA(n_regions=32, rank=4),
+        "k-means, 32": arm.KMeans(n_features=32),
+        "PCA, 32": arm.PCA(n_components=32),
+    }
+    subjects = [arm.Subject(method.fit(rows, seed=0), rows=rows, model=lm, name=name) for name, method in methods.items()]
+    report = arm.studies.steering.run(subjects, config=arm.studies.steering.Config(n_features=12, alphas=()))
+    curve = report.tables[f"{next(iter(methods))}: curve"]
+    for along, colour in (("feature", BLUE), ("DiffMeans", ORANGE), ("against it", GREY), ("random direction", INK)):
+        mine = [i for i, one in enumerate(curve["along"]) if one == along and curve["concept"][i] is not None]
+        fluency, concept = ([value, *(curve[key][i] for i in mine)] for value, key in ((1, "fluency"), (0, "concept")))
+        left.plot(fluency, concept, "o-", ms=3, color=colour, label=along)
+    left.set(xlabel="fluency", ylabel="concept", title=next(iter(methods)))
+    left.legend(fontsize=7)
+    for i, name in enumerate(methods):
+        found = report[f"{name}: area"]
+        right.plot([found.low, found.high], [i, i], color=BLUE, lw=2)
+        right.plot(found.value, i, "o", color=BLUE, ms=4, label="features" if i == 0 else None)
+        right.plot(found.null, i, "|", color=INK, ms=10, label="random directions" if i == 0 else None)
+        right.plot(report[f"{name}: area_diffmeans"].value, i, "x", color=ORANGE, ms=5, label="DiffMeans" if i == 0 else None)
+    right.set(xlabel="area", yticks=range(len(methods)), yticklabels=list(methods), ylim=(len(methods) - 0.4, -0.6))
+    right.legend(fontsize=7)
+    return figure
+
+
 SAES = (topk_sae, batch_topk_sae, abs_topk_sae, jumprelu_sae, relu_sae, gated_sae, matryoshka_sae, archetypal_sae)
 REGIONS = (region_map, region_space, waterfall)
-STUDIES = (fidelity, regions, stability, shared_neurons, core_exclusive)
+STUDIES = (fidelity, regions, steering, stability, shared_neurons, core_exclusive)
 FIGURES = {f.__name__: f for f in (pca, kmeans, ica, nmf, convex_nmf, semi_nmf, mfa, diffmeans, probe, *SAES, *STUDIES, *REGIONS)}
 
 if __name__ == "__main__":
