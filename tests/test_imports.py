@@ -21,8 +21,9 @@ LAYERS = {
     "lm": {"core", "lm"},
     "methods": {"core", "methods"},
     "inspect": {"core", "inspect"},
-    "studies": {"core", "inspect", "studies"},
-    "app": {"core", "lm", "methods", "inspect", "studies", "app"},
+    "tasks": {"core", "tasks"},
+    "studies": {"core", "inspect", "tasks", "studies"},
+    "app": {"core", "lm", "methods", "inspect", "tasks", "studies", "app"},
 }
 CORE_LIBRARIES = {"numpy", "torch", "scipy", "safetensors", "pydantic", "fsspec", "rich", "psutil"}
 HTML_RENDERING = ("core/render.py", "core/html/")
@@ -98,6 +99,7 @@ def test_import_rules(path: Path) -> None:
         ("studies/quality/x.py", "armillary.methods.pca"),
         ("studies/x.py", "armillary.app.cli"),
         ("lm/x.py", "transformer_lens"),
+        ("tasks/x.py", "armillary.lm.reference"),
     ],
 )
 def test_the_rules_can_be_broken(file: str, module: str) -> None:
