@@ -471,6 +471,76 @@ def fidelity() -> Figure:
     return figure
 
 
+def _recall() -> tuple[Any, Any]:
+    """The shipped model and a task it can do: the colour of one of three things."""
+    from armillary.app.tasks import load_task
+
+    return arm.LanguageModel("arm-small"), load_task("recall")
+
+
+#: The variable, site and token of the figures about it.
+KEY, THERE = {"variables": ("key",), "positions": ("last",)}, "resid_post.2"
+
+
+def das() -> Figure:
+    """Accuracy on the test by rank, learnt and random."""
+    figure, axis = panels()
+    lm, task = _recall()
+    pairs, ranks = arm.Pairs.of(lm, THERE, "last", task.train, variable="key"), [1, 2, 4, 8, 16, 32, 64]
+    fits = [arm.DAS(rank=rank, n_epochs=6).fit(pairs, seed=0) for rank in ranks]
+    report = arm.studies.localization.run(
+        [arm.Subject(fit, model=lm, task=task, name=str(rank)) for rank, fit in zip(ranks, fits, strict=True)],
+        config=arm.studies.localization.Config(**KEY),
+    )
+    found = [report[f"{rank}: iia: key"] for rank in ranks]
+    axis.fill_between(ranks, [one.low for one in found], [one.high for one in found], color=BLUE, alpha=0.2, lw=0)
+    axis.plot(ranks, [one.value for one in found], "o-", ms=3, color=BLUE, label="DAS")
+    random = [report.tables[f"{rank}: variables"]["random"][0] for rank in ranks]
+    axis.plot(ranks, random, "o--", ms=3, color=GREY, label="random subspace")
+    axis.set(xlabel="rank", ylabel="interchange accuracy", xscale="log", ylim=(0, 1.03))
+    axis.set_xticks(ranks, map(str, ranks))
+    axis.minorticks_off()
+    axis.legend(fontsize=7)
+    return figure
+
+
+def localization() -> Figure:
+    """Accuracy of exchanging everything, by layer and token; and of exchanging the best k features of four fits."""
+    from armillary.studies.causal.interchange import Bench
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 2.9), layout="constrained", width_ratios=(1, 1.1))
+    lm, task = _recall()
+    sites = [arm.Site("resid_post", layer) for layer in range(lm.n_layers)]
+    bench = Bench(lm, task, [(site, position) for site in sites for position in task.positions], variables=("key",))
+    trials = bench.trials["key", "test"]
+    score = [[trials.score(bench.everything("key", site, position)) for site in sites] for position in task.positions]
+    figure.colorbar(left.imshow(score, cmap="Blues", vmin=0, vmax=1, aspect="auto"), ax=left, label="interchange accuracy")
+    left.set(xlabel="layer, resid_post", yticks=range(len(task.positions)), yticklabels=task.positions)
+    rows = arm.harvest(lm, arm.reference_texts(300), [THERE], out=tempfile.mkdtemp() + "/acts")[THERE]
+    fits = {
+        "PCA": (arm.PCA().fit(rows), ORANGE),
+        "TopK, 16 of 1,024": (arm.TopKSAE(k=16, **SIZES).fit(rows, seed=0), BLUE),
+        "MFA, 64 regions, single atoms": (arm.MFA(n_regions=64, rank=8).fit(rows, seed=0), "#2a9d5c"),
+    }
+    sizes = [1, 2, 4, 8, 16, 32, 64, 128]
+    for name, (fit, colour) in fits.items():
+        values = []
+        for n in sizes:
+            config = arm.studies.localization.Config(**KEY, select="attribution", units="atom", n_features=n, n_random=1)
+            values.append(arm.studies.localization.run(arm.Subject(fit, model=lm, task=task), config=config)["iia: key"].value)
+        right.plot(sizes, values, "o-", ms=3, color=colour, label=name)
+    learnt = arm.DAS(rank=16, n_epochs=6).fit(arm.Pairs.of(lm, THERE, "last", task.train, variable="key"), seed=0)
+    of_das = arm.studies.localization.run(arm.Subject(learnt, model=lm, task=task), config=arm.studies.localization.Config(**KEY))
+    right.plot(16, of_das["iia: key"].value, "*", ms=10, color=INK, label="DAS of rank 16")
+    right.axhline(trials.score(bench.nothing("key")), color=GREY, ls="--", lw=1)
+    right.axhline(trials.score(bench.everything("key", sites[2], "last")), color=INK, lw=0.8)
+    right.set(xlabel="features exchanged", ylabel="interchange accuracy", xscale="log", ylim=(0, 1.03))
+    right.set_xticks(sizes, map(str, sizes))
+    right.minorticks_off()
+    right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 # ---------------------------------------------------------------- pictures of regions, drawn as the reader sees them: by a browser
 
 
@@ -600,10 +670,103 @@ def steering() -> Figure:
     return figure
 
 
+def labels() -> Figure:
+    """Scores of summaries of tokens, of a model and of its twin with random weights, beside those of other features' summaries."""
+    from armillary.inspect import LocalJudge
+
+    figure, axis = plt.subplots(figsize=(6.6, 3.0), layout="constrained")
+    lm, study = arm.LanguageModel("arm-small"), arm.studies.labels
+    judged, rest = ("detection", "fuzzing"), ("embedding", "token_rule", "bag_of_words", "top_token")
+    for random, colour, name, shift in ((False, BLUE, "arm-small", -0.12), (True, ORANGE, "random weights", 0.12)):
+        rows = harvest(random=random)[SITE]
+        subject = arm.Subject(arm.TopKSAE(k=16, **SIZES).fit(rows, seed=0), rows=rows, name=name)
+        found = dict(study.run(subject, config=study.Config(n_features=64)).estimates)
+        if not random:
+            config = study.Config(n_features=16, labels_by="tokens", n_active=10, n_silent=10, surprisal=False)
+            report = study.run(subject, config=config, judge=LocalJudge(lm, batch_size=32))
+            found |= {one: report[one] for one in judged}
+        for i, one in enumerate(found[each] for each in (*judged, *rest)):
+            if one.value is not None:
+                axis.plot([i + shift] * 2, [one.low, one.high], color=colour, lw=2)
+                axis.plot(i + shift, one.value, "o", color=colour, ms=5, label=name if i == len(judged) else None)
+                axis.plot(i + shift, one.null, "_", color=GREY, ms=12, label="another feature's" if random and i == len(judged) else None)
+    axis.axhline(0.5, color=GREY, ls=":", lw=0.8)
+    axis.set(xticks=range(6), xticklabels=(*judged, *rest), ylabel="area under the curve", ylim=(0.25, 1.0))
+    axis.legend(fontsize=7, loc="upper left")
+    return figure
+
+
+def concepts() -> Figure:
+    """AUROC of the best feature of three fits on held-out documents, beside one raw dimension and the words."""
+    figure, axis = plt.subplots(figsize=(5.4, 2.7), layout="constrained")
+    rows = harvest()[SITE]
+    fits = {
+        "TopK 16 of 1,024": arm.TopKSAE(k=16, **SIZES).fit(rows, seed=0),
+        "PCA 64": arm.PCA(n_components=64).fit(rows),
+        "MFA, 64 regions": _regions(),
+    }
+    report = arm.studies.concepts.run([arm.Subject(fit, rows=rows, name=name) for name, fit in fits.items()])
+    first = next(iter(fits))
+    shown = {name: (report[f"{name}: auroc"], BLUE) for name in fits}
+    shown |= {"one raw dimension": (report[f"{first}: raw_dimension"], GREY), "the words": (report[f"{first}: bag_of_words"], GREY)}
+    for i, (one, colour) in enumerate(shown.values()):
+        axis.plot([one.low, one.high], [i, i], color=colour, lw=2)
+        axis.plot(one.value, i, "o", color=colour, ms=4)
+    axis.axvline(report[f"{first}: auroc"].null, color=INK, lw=0.8, ls="--")
+    axis.axvline(report[f"{first}: auroc"].ceiling, color=INK, lw=0.8, ls=":")
+    axis.set(xlabel="AUROC on held-out documents", yticks=range(len(shown)), yticklabels=list(shown), ylim=(len(shown) - 0.4, -0.6))
+    return figure
+
+
+def probing() -> Figure:
+    """AUROC of probes of few features on held-out documents."""
+    figure, axis = plt.subplots(figsize=(5.4, 3.0), layout="constrained")
+    rows, ks = harvest()[SITE], (1, 2, 5, 10, 20, 50)
+    fits = {"TopK 16 of 1,024": arm.TopKSAE(k=16, **SIZES).fit(rows, seed=0), "PCA 64": arm.PCA(n_components=64).fit(rows)}
+    subjects = [arm.Subject(fit, rows=rows, name=name) for name, fit in fits.items()]
+    report = arm.studies.probing.run(subjects, config=arm.studies.probing.Config(ks=ks))
+    for name, colour in zip(fits, (BLUE, ORANGE), strict=True):
+        curve = report.tables[f"{name}: curve"]
+        axis.plot(ks, curve["auroc"], "o-", ms=3, color=colour, label=name)
+        axis.fill_between(ks, curve["least"], curve["most"], color=colour, alpha=0.12, lw=0)
+    first = next(iter(fits))
+    curve = report.tables[f"{first}: curve"]
+    axis.plot(ks, curve["raw dimensions"], color=GREY, label="raw dimensions")
+    axis.plot(ks, curve["random features"], "--", color=GREY, label="random features")
+    axis.axhline(report[f"{first}: full_vector"].value, color=INK, lw=0.8, ls=":", label="all dimensions")
+    axis.set(xlabel="features of a probe", ylabel="AUROC on held-out documents", xscale="log")
+    axis.set_xticks(ks, map(str, ks))
+    axis.minorticks_off()
+    axis.legend(fontsize=7)
+    return figure
+
+
+def absorption() -> Figure:
+    """Absorption of properties of tokens, and F1 of the main sets, of three fits."""
+    figure, axes = plt.subplots(1, 2, figsize=(6.6, 2.4), layout="constrained", sharey=True)
+    site = arm.Site("resid_post", 1)
+    rows = arm.harvest(arm.LanguageModel("arm-small"), arm.reference_texts(600), [site], out=tempfile.mkdtemp() + "/acts")[site]
+    fits = {
+        "TopK 16 of 1,024": arm.TopKSAE(k=16, **SIZES).fit(rows, seed=0),
+        "TopK 16 of 128": arm.TopKSAE(k=16, **{**SIZES, "n_features": 128}).fit(rows, seed=0),
+        "MFA, 64 regions": arm.MFA(n_regions=64, rank=8).fit(rows, seed=0),
+    }
+    report = arm.studies.absorption.run([arm.Subject(fit, rows=rows, name=name) for name, fit in fits.items()])
+    for axis, key, label in zip(axes, ("full_absorption", "sparse_f1"), ("full absorption", "F1 of the main set"), strict=True):
+        for i, name in enumerate(fits):
+            one = report[f"{name}: {key}"]
+            axis.plot([one.low, one.high], [i, i], color=BLUE, lw=2)
+            axis.plot(one.value, i, "o", color=BLUE, ms=4)
+            axis.plot([one.null, one.null], [i - 0.25, i + 0.25], color=INK, lw=0.8, ls="--")
+        axis.set(xlabel=label, xlim=(-0.02, 1))
+    axes[0].set(yticks=range(len(fits)), yticklabels=list(fits), ylim=(len(fits) - 0.4, -0.6))
+    return figure
+
+
 SAES = (topk_sae, batch_topk_sae, abs_topk_sae, jumprelu_sae, relu_sae, gated_sae, matryoshka_sae, archetypal_sae)
 REGIONS = (region_map, region_space, waterfall)
-STUDIES = (fidelity, regions, steering, stability, shared_neurons, core_exclusive)
-FIGURES = {f.__name__: f for f in (pca, kmeans, ica, nmf, convex_nmf, semi_nmf, mfa, diffmeans, probe, *SAES, *STUDIES, *REGIONS)}
+STUDIES = (fidelity, labels, regions, steering, stability, shared_neurons, core_exclusive, concepts, probing, absorption, localization)
+FIGURES = {f.__name__: f for f in (pca, kmeans, ica, nmf, convex_nmf, semi_nmf, mfa, das, diffmeans, probe, *SAES, *STUDIES, *REGIONS)}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or FIGURES:

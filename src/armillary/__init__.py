@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from armillary.core.method import Method as Method
     from armillary.core.method import fit_many as fit_many
     from armillary.core.nnls import NNLS as NNLS
+    from armillary.core.pairs import Pairs as Pairs
     from armillary.core.pursuit import GradientPursuit as GradientPursuit
     from armillary.core.pursuit import MatchingPursuit as MatchingPursuit
     from armillary.core.pursuit import OrthogonalPursuit as OrthogonalPursuit
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from armillary.lm.model import LanguageModel as LanguageModel
     from armillary.lm.reference.texts import reference_texts as reference_texts
     from armillary.methods.convex_nmf import ConvexNMF as ConvexNMF
+    from armillary.methods.das import DAS as DAS
     from armillary.methods.diffmeans import DiffMeans as DiffMeans
     from armillary.methods.ica import ICA as ICA
     from armillary.methods.kmeans import KMeans as KMeans
@@ -69,6 +71,7 @@ _HOME = {
     "BatchTopKSAE": "methods.sae.batch_topk",
     "Codes": "core.codes",
     "ConvexNMF": "methods.convex_nmf",
+    "DAS": "methods.das",
     "Decomposition": "core.decomposition",
     "Dictionary": "core.dictionary",
     "DiffMeans": "methods.diffmeans",
@@ -91,6 +94,7 @@ _HOME = {
     "NNLS": "core.nnls",
     "OrthogonalPursuit": "core.pursuit",
     "PCA": "methods.pca",
+    "Pairs": "core.pairs",
     "Probe": "methods.probe",
     "ReLUSAE": "methods.sae.relu",
     "Report": "core.report",

@@ -18,12 +18,15 @@ from armillary.app.comparing.claims import Claim, judged
 from armillary.app.comparing.run import Asked, apart, by_method, compare
 from armillary.core.config import Config
 from armillary.core.report import Estimate, Report
+from armillary.core.rows import TensorRows
 from armillary.core.statistics import Units, mean_interval
 from armillary.core.study import Subject, as_subjects
 from armillary.errors import InputError
 from armillary.studies.together import together
 
 X = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
+
+ROWS = TensorRows(X)
 
 
 class Settings(Config):
@@ -66,8 +69,8 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 def fits() -> list[Subject]:
     return [
-        Subject(arm.PCA(n_components=2).fit(X), name="pca"),
-        *(Subject(arm.KMeans(n_features=4).fit(X, seed=seed), name=f"kmeans-s{seed}") for seed in (0, 1)),
+        Subject(arm.PCA(n_components=2).fit(X), rows=ROWS, name="pca"),
+        *(Subject(arm.KMeans(n_features=4).fit(X, seed=seed), rows=ROWS, name=f"kmeans-s{seed}") for seed in (0, 1)),
     ]
 
 
@@ -76,7 +79,7 @@ def test_seeds_are_one_method_and_methods_are_told_apart(tmp_path: Path, countin
     assert found.methods == ("pca", "kmeans")
     (row,) = found.rows
     assert row.name == "size" and row.cells["kmeans"].rank == 1 and row.cells["kmeans"].standing == "apart"
-    assert found.budget["kmeans"] == {"features": 4, "atoms": 4, "atoms per row": 2.0, "seeds": 2}
+    assert found.budget["kmeans"] == {"features": 4, "atoms": 4, "atoms per row": 1.0, "seeds": 2}
     assert any("budget of atoms" in warning for warning in found.warnings) and "counting: pca: a warning" in found.warnings
 
 

@@ -18,8 +18,10 @@ from torch import Tensor
 from armillary.core.artifact import take_apart
 from armillary.core.decomposition import Decomposition
 from armillary.core.method import Labelled, Method
+from armillary.core.pairs import Pairs
 from armillary.core.rows import Batch, Layout, Rows, TensorRows, batch_indices
 from armillary.methods.convex_nmf import ConvexNMF
+from armillary.methods.das import DAS
 from armillary.methods.diffmeans import DiffMeans
 from armillary.methods.ica import ICA
 from armillary.methods.kmeans import KMeans
@@ -38,6 +40,7 @@ from armillary.methods.sae.topk import TopKSAE
 from armillary.methods.snmf.semi_nmf import SemiNMF
 from conformance import planted
 from conformance.planted import Planted
+from planted_lm import plane_pairs
 
 #: Two batches of the default size and one row, so that passes have several batches and a rank's share can be empty.
 N = 8193
@@ -69,14 +72,15 @@ class Case:
     def x(self) -> Tensor:
         return self.data.x
 
-    def given(self, rows: Rows | Tensor | NDArray[Any]) -> Rows | Labelled | Tensor | NDArray[Any]:
-        """Rows as this method takes them: with their labels if it is supervised."""
-        if self.method.needs != "labelled":
+    def given(self, rows: Rows | Tensor | NDArray[Any]) -> Rows | Labelled | Pairs | Tensor | NDArray[Any]:
+        """Rows as this method takes them: with their labels, or with pairs they are the sources of, if it is supervised."""
+        if self.method.needs == "rows":
             return rows
         assert self.data.labels is not None
         n = rows.n_rows if isinstance(rows, Rows) else len(rows)
         assert n is not None
-        return Labelled.of(rows, np.resize(self.data.labels, n))
+        labels = np.resize(self.data.labels, n)
+        return Labelled.of(rows, labels) if self.method.needs == "labelled" else plane_pairs(rows, labels)
 
     def fit(self, rows: Rows | Tensor | NDArray[Any] | None = None, *, seed: int = 0, **settings: Any) -> Decomposition:
         return self.method.fit(self.given(self.x if rows is None else rows), seed=seed, **settings)
@@ -155,6 +159,15 @@ def _values() -> Planted:
     return planted.values(N)
 
 
+def _corners() -> Planted:
+    return planted.corners(N)
+
+
+def _plane(fit: Decomposition, data: Planted) -> float:
+    """The smaller cosine between the two planes."""
+    return float(torch.linalg.svdvals(fit.dictionary.atoms @ data.parts.T).min())
+
+
 CASES = [
     Case("pca", PCA(n_components=3), _axes, _directions),
     Case("ica", ICA(n_components=3, max_rows=5000), _sources, _directions),
@@ -207,6 +220,7 @@ CASES = [
     ),
     Case("nmf", NMF(n_features=12, max_rows=2000, batch_size=512), _unsigned, _signed, enough=0.95),
     Case("convex-nmf", ConvexNMF(n_features=6, n_points=300, max_rows=2000), _clusters, _signed, enough=0.95),
+    Case("das", DAS(rank=2, lr=3e-2, n_epochs=4, batch_size=256), _corners, _plane),
     Case("diffmeans", DiffMeans(), _classes, _difference),
     Case("probe", Probe(max_rows=5000), _classes, _difference),
     Case("probe-ridge", Probe(kind="ridge"), _values, _signed),

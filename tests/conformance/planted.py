@@ -135,3 +135,12 @@ def distance(found: Tensor, truth: Tensor) -> float:
     """Largest distance of a true point [M, D] from its partner in the best one-to-one matching with [m, D]."""
     gap = torch.cdist(truth.double(), found.double()).numpy()
     return float(gap[linear_sum_assignment(gap)].max())
+
+
+def corners(n: int, d: int = 10, *, seed: int = 0) -> Planted:
+    """Gaussian rows labelled by the corner of a triangle, in a plane, that they lie nearest to; the parts are the plane's two axes."""
+    from planted_lm import corners as of_triangle
+    from planted_lm import plane
+
+    parts, x = plane(d), torch.randn(n, d, generator=_generator(seed))
+    return Planted(x, parts, (x @ parts.T @ of_triangle().T).argmax(1).numpy())

@@ -20,6 +20,8 @@ import pytest
 import torch
 
 import armillary as arm
+import labelled_documents
+import words
 from armillary.core.artifact import take_apart
 from armillary.core.config import Config
 from armillary.core.report import Report
@@ -28,15 +30,23 @@ from armillary.core.study import Need, Subject
 from armillary.core.tokens import Document
 from armillary.errors import InputError
 from armillary.studies import STUDIES, load
+from planted_lm import STREAM, planted_lm
 from support import TEXTS, tiny_lm
 from toys import RESID, ToyLM, own_texts, random_sae, toy_rows
 
 DOCS = Path(__file__).parents[2] / "docs" / "studies"
 #: Settings that keep a study quick; defaults otherwise.
 QUICK: dict[str, dict[str, Any]] = {
+    "absorption": {"form": "letter", "min_classes": 2, "n_draws": 2, "n_bootstrap": 100},
+    "concepts": {"n_draws": 5, "n_bootstrap": 100},
+    "probing": {"ks": (1, 2), "n_random": 1, "n_bootstrap": 100},
+    "spurious": {"include_unreliable": True, "ns": (2, 5), "n_bootstrap": 100},
     "fidelity": {"n_bootstrap": 100},
+    "labels": {"n_features": 3, "least": 2, "length": 4, "n_bootstrap": 100, "surprisal": False},
+    "localization": {"n_bootstrap": 100, "max_pairs": 40, "n_steps": (20,), "penalties": (0.0,), "n_random": 2},
     "regions": {"n_bootstrap": 100, "n_draws": 10},
     "core_exclusive": {"features": (0, 1), "words": ("Lisbon", "Porto"), "prompts": ("The capital is", "We went to"), "n_draws": 10},
+    "steering": {"n_features": 2, "n_prompts": 2, "n_tokens": 4, "targets": (0.05, 0.2), "n_bootstrap": 100, "least_auroc": 0.5},
 }
 
 pytestmark = pytest.mark.parametrize("name", sorted(STUDIES))
@@ -70,9 +80,39 @@ def region_subjects() -> list[Subject]:
     return [Subject(method.fit(rows, seed=0), rows=rows, model=model, name=name) for name, method in fits.items()]
 
 
+def steering_subjects() -> list[Subject]:
+    """Two autoencoders of the residual stream of a random model."""
+    lm = tiny_lm("llama")
+    rows = lm.rows(TEXTS * 12, "resid_post.1")
+    method = arm.TopKSAE(n_features=8, k=3, n_steps=20, batch_size=64)
+    return [Subject(method.fit(rows, seed=seed), rows=rows, model=lm, name=f"sae {seed}") for seed in (0, 1)]
+
+
+def labelled_subjects() -> list[Subject]:
+    """A fit that tells a label of documents, and one that does not."""
+    rows, fit = labelled_documents.planted()
+    return [Subject(one, rows=rows, name=name) for name, one in (("planted", fit), ("sae", random_sae(rows)))]
+
+
+def word_subjects() -> list[Subject]:
+    """A fit that tells first letters, some of which another feature absorbs, and one that does not."""
+    rows, fit = words.planted(0.5)
+    return [Subject(one, rows=rows, name=name) for name, one in (("planted", fit), ("sae", random_sae(rows)))]
+
+
+def task_subjects() -> list[Subject]:
+    """Components and clusters of the stream of a model that knows colours and shapes."""
+    planted = planted_lm()
+    rows = TensorRows(planted.entities, source=planted.lm.source(STREAM))
+    fits = {"components": arm.PCA(n_components=12).fit(rows), "clusters": arm.KMeans(n_features=9).fit(rows, seed=0)}
+    return [Subject(fit, model=planted.lm, task=planted.task, name=name) for name, fit in fits.items()]
+
+
 #: Study -> its subjects, where `toy_subjects` lack something it needs.
 SUBJECTS: dict[str, Callable[[], list[Subject]]] = {
-    "core_exclusive": sparse_subjects, "regions": region_subjects, "shared_neurons": sparse_subjects
+    "absorption": word_subjects, "concepts": labelled_subjects, "probing": labelled_subjects, "spurious": labelled_subjects,
+    "core_exclusive": sparse_subjects, "localization": task_subjects, "regions": region_subjects, "shared_neurons": sparse_subjects,
+    "steering": steering_subjects
 }  # fmt: skip
 
 

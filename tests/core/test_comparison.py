@@ -88,7 +88,7 @@ def whole() -> Comparison:
     return Comparison("two methods", ("pca", "mfa"), rows_of(measured, ("pca", "mfa")), budget, notes=["a note"], warnings=["a <warning>"])
 
 
-@pytest.mark.parametrize("width", [60, 140])
+@pytest.mark.parametrize("width", [30, 60, 140])
 def test_a_comparison_is_drawn_in_a_terminal_of_any_width(width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(whole())

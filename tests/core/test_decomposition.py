@@ -139,6 +139,15 @@ def test_through_a_linear_map_the_codes_stay_and_the_reconstruction_is_mapped(na
     assert close(carried.contributions(x, [1]), fit.contributions(x, [1]) @ readout)
 
 
+def test_a_search_that_was_carried_elsewhere_still_searches_in_its_own_atoms() -> None:
+    """What the carried fit rebuilds is in another space: as a target it would be of the wrong width, or the wrong thing."""
+    fit, x = FITS["sparse"]().with_encoder(OrthogonalPursuit(k=2)), rows()
+    for width in (3, fit.dictionary.d):
+        carried = fit.through(random(fit.dictionary.d, width, seed=7))
+        codes = carried.encode(x, target=carried.reconstruct(x))
+        assert torch.equal(codes.dense(), fit.encode(x).dense())
+
+
 @EVERY
 def test_another_encoder_keeps_dictionary_and_base(name: str) -> None:
     fit, x = FITS[name](), rows()

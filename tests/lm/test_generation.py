@@ -12,6 +12,7 @@ from armillary.core.edits import Add, Interchange
 from armillary.core.model import At
 from armillary.core.tokens import Tokens
 from armillary.errors import InputError
+from armillary.lm.generation import Sampling
 from armillary.lm.model import LanguageModel
 from support import ARCHITECTURES, NAMED, WIDTH, tiny_lm, tiny_model, tiny_tokenizer
 
@@ -97,6 +98,25 @@ def test_sampling_is_seeded_and_limited() -> None:
     assert draws[0] == draws[1] != draws[2]
     nearly_greedy = lm.generate(PROMPTS[0], max_new_tokens=8, temperature=1.0, top_p=1e-6)[0].ids
     assert nearly_greedy == lm.generate(PROMPTS[0], max_new_tokens=8)[0].ids
+
+
+def test_a_prompt_with_a_seed_of_its_own_is_continued_alike_whatever_is_beside_it() -> None:
+    lm = tiny_lm("llama")
+    texts, seeds = ["the cat", "a dog sat", "the mat"], [3, 9, 4]
+    together = lm.generate(texts, max_new_tokens=6, temperature=1.0, seed=seeds)
+    alone = [lm.generate(text, max_new_tokens=6, temperature=1.0, seed=[seed])[0] for text, seed in zip(texts, seeds, strict=True)]
+    assert [one.ids for one in together] == [one.ids for one in alone]
+    again = lm.generate(["the cat"] * 4, max_new_tokens=6, temperature=1.0, seed=[1, 2, 1, 3])
+    assert again[0].ids == again[2].ids != again[1].ids
+    with pytest.raises(InputError, match="one for each of 3 sequences, got 2"):
+        lm.generate(texts, seed=[1, 2])
+
+
+def test_draws_with_seeds_of_their_own_follow_the_probabilities() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.0, 0.2]).log().expand(4000, 4)
+    sampling = Sampling(1.0, seed=tuple(range(4000)))
+    share = torch.bincount(sampling.draw(logits, sampling.generators(4000)), minlength=4) / 4000
+    assert (share - torch.tensor([0.5, 0.3, 0.0, 0.2])).abs().max() < 0.03 and share[2] == 0
 
 
 def test_what_does_not_fit_the_context_is_refused() -> None:

@@ -14,6 +14,7 @@ from armillary.errors import InputError, MismatchError
 from armillary.lm import reference
 
 if TYPE_CHECKING:
+    from armillary.core.method import Labelled
     from armillary.lm.model import LanguageModel
 
 
@@ -124,3 +125,19 @@ def open_model(fits: Mapping[Path, Decomposition], name: str | None = None) -> L
             of = f"{made_from['model']}@{str(made_from['revision'])[:8]}"
             raise MismatchError(f"'{path}' is of {of}, not of {lm.name}@{lm.revision[:8]}; name its model with --model")
     return lm
+
+
+def labelled(rows: StoredRows, label: str) -> Labelled:
+    """Rows with their document's label as the class.
+
+    Raises:
+        InputError: a document without that label.
+    """
+    from armillary.core.method import Labelled
+
+    values = []
+    for document in rows.tokens.documents:
+        if label not in document.labels:
+            raise InputError(f"document '{document.name}' has no label {label!r}; it has: {', '.join(document.labels) or 'none'}")
+        values.append(document.labels[label])
+    return Labelled.of(rows, [values[i] for i in rows.tokens.document[rows.tokens.rows]])

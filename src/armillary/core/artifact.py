@@ -38,6 +38,7 @@ MANIFEST, WEIGHTS, LOG = "manifest.json", "weights.safetensors", "log.jsonl"
 #: The classes an artifact may hold, and the modules they live in.
 CLASSES: dict[str, str] = {
     "AbsTopKEncoder": "armillary.methods.sae.encoders",
+    "CarriedEncoder": "armillary.core.encoders",
     "Decomposition": "armillary.core.decomposition",
     "Dictionary": "armillary.core.dictionary",
     "Gate": "armillary.methods.mfa.gate",

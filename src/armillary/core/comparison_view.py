@@ -109,10 +109,9 @@ class _Terminal:
         yield from (Padding(Text(f"! {text}", style="yellow"), (0, 0, 0, 2)) for text in it.warnings)
         if it.budget:
             yield _budget(it)
-        fits = 30 + COLUMN * len(it.methods) <= options.max_width
         for study, rows in _by_study(it.rows).items():
             yield Text(f"\n{study}", style="bold")
-            yield _wide(rows, it.methods) if fits else _tall(rows, it.methods)
+            yield _table(rows, it.methods, options.max_width)
             yield from (Text(f"  {line}", style="dim") for line in _reasons(rows))
         for name, columns in it.tables.items():
             yield Text(f"\n{name}", style="bold")
@@ -140,6 +139,25 @@ def _wide(rows: Sequence[Row], methods: Sequence[str]) -> Table:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(row_name(row), *(_text(row.cells[name]) for name in methods), Text(null_text(row), style="dim"))
+    return table
+
+
+def _table(rows: Sequence[Row], methods: Sequence[str], width: int) -> Table:
+    """As many cells beside each other as fit."""
+    if 30 + COLUMN * len(methods) <= width:
+        return _wide(rows, methods)
+    return _turned(rows, methods) if 16 + COLUMN * len(rows) <= width else _tall(rows, methods)
+
+
+def _turned(rows: Sequence[Row], methods: Sequence[str]) -> Table:
+    """A row per method, a column per estimate."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("")
+    for row in rows:
+        table.add_column(row_name(row), justify="right")
+    for name in methods:
+        table.add_row(name, *(_text(row.cells[name]) for row in rows))
+    table.add_row(Text("null", style="dim"), *(Text(null_text(row), style="dim") for row in rows))
     return table
 
 

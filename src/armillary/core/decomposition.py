@@ -18,7 +18,7 @@ from torch import Tensor
 
 from armillary.core.codes import Codes, dense_codes
 from armillary.core.dictionary import ROLES, Dictionary
-from armillary.core.encoders import Encoder, EncoderRule, MappedEncoder, SubsetEncoder
+from armillary.core.encoders import CarriedEncoder, Encoder, EncoderRule, MappedEncoder, MixtureEncoder, SubsetEncoder
 from armillary.core.rows import Layout, width
 from armillary.core.site import Site, Source
 from armillary.errors import InputError, ShapeError
@@ -119,7 +119,8 @@ class Decomposition:
     def through(self, readout: Tensor, target: Source | None = None) -> Decomposition:
         """Carry the dictionary through a linear map [D, D_new], such as a down-projection; the encoder keeps reading the same input."""
         atoms, base = self.dictionary.atoms @ readout, self.dictionary.base @ readout
-        return replace(self, dictionary=self.dictionary.with_atoms(atoms, base), targets=((target, readout.shape[1]),))
+        encoder = self.encoder if isinstance(self.encoder, MixtureEncoder) else CarriedEncoder(self.encoder)
+        return replace(self, dictionary=self.dictionary.with_atoms(atoms, base), encoder=encoder, targets=((target, readout.shape[1]),))
 
     def subset(self, features: Sequence[int] | Tensor) -> Decomposition:
         """Only the given features, renumbered 0..f-1 in the order given."""

@@ -180,6 +180,24 @@ class MappedEncoder(Encoder):
 
 
 @dataclass(frozen=True)
+class CarriedEncoder(Encoder):
+    """Encodes with the encoder of a dictionary that was carried into another space: what is rebuilt there is not what it searches in.
+
+    Args:
+        inner: the encoder of the original dictionary.
+    """
+
+    inner: Encoder
+
+    @property
+    def fires(self) -> float | None:  # type: ignore[override]
+        return self.inner.fires
+
+    def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
+        return self.inner.encode(x)
+
+
+@dataclass(frozen=True)
 class NullEncoder(Encoder):
     """No coefficient at all: the base alone. The null of every comparison.
 

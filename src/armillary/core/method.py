@@ -24,6 +24,7 @@ from armillary.core.rows import Batch, Layout, Rows, as_rows, tensor_sha256, wid
 from armillary.errors import InputError, NonFiniteError, ShapeError, TooFewRowsError
 
 if TYPE_CHECKING:
+    from armillary.core.pairs import Pairs
     from armillary.core.targeted import Targeted
 
 Needs = Literal["rows", "labelled", "pairs"]
@@ -147,7 +148,7 @@ class Labelled:
 class Method(Config, ABC):
     """Hyper-parameters of a way to take rows apart. Frozen; `fit` returns a new value and changes nothing."""
 
-    #: What `fit` reads: rows, `Labelled` rows, or pairs of rows.
+    #: What `fit` reads: rows, `Labelled` rows, or `Pairs` of prompts, whose rows are what the sources have at the site.
     needs: ClassVar[Needs] = "rows"
     #: Whether memory stays flat in the number of rows; if not, a seeded reservoir of `max_rows` is fitted and recorded.
     streams: ClassVar[bool] = True
@@ -183,16 +184,16 @@ class Method(Config, ABC):
     @final
     def fit(
         self,
-        data: Rows | Labelled | Targeted | Tensor | NDArray[Any],
+        data: Rows | Labelled | Pairs | Targeted | Tensor | NDArray[Any],
         *,
         seed: int = 0,
         start: Decomposition | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Decomposition:
-        """Fit to rows, a tensor [N, D], an array, labelled rows, or rows with a target.
+        """Fit to rows, a tensor [N, D], an array, labelled rows, pairs of prompts, or rows with a target.
 
         Args:
-            data: what to fit; `Labelled` for supervised methods, `Targeted` for a transcoder.
+            data: what to fit; `Labelled` or `core.pairs.Pairs` for supervised methods, `Targeted` for a transcoder.
             seed: same seed, same bits.
             start: a decomposition to go on from.
             checkpoint: a file for the state of the fit, written now and then; if it exists the fit goes on from it, to the same bits.
@@ -205,7 +206,7 @@ class Method(Config, ABC):
 
 def fit_many(
     methods: Sequence[Method],
-    data: Rows | Labelled | Targeted | Tensor | NDArray[Any] | Sequence[Targeted],
+    data: Rows | Labelled | Pairs | Targeted | Tensor | NDArray[Any] | Sequence[Targeted],
     *,
     seed: int = 0,
     starts: Sequence[Decomposition | None] | None = None,
@@ -248,16 +249,17 @@ def _labels(methods: Sequence[Method]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} {names[:i].count(name) + 1}" for i, name in enumerate(names)]
 
 
-def _one_each(data: Any, n: int) -> list[Rows | Labelled | Targeted]:
+def _one_each(data: Any, n: int) -> list[Rows | Labelled | Pairs | Targeted]:
     """What each of n methods is given.
 
     Raises:
         InputError: not one per method, or not all of the same rows.
     """
+    from armillary.core.pairs import Pairs
     from armillary.core.targeted import Targeted
 
     if not (isinstance(data, list | tuple) and data and all(isinstance(one, Targeted) for one in data)):
-        return [data if isinstance(data, Labelled | Targeted) else as_rows(data)] * n
+        return [data if isinstance(data, Labelled | Pairs | Targeted) else as_rows(data)] * n
     if len(data) != n or any(one.rows is not data[0].rows for one in data):
         raise InputError(f"{n} methods need {n} Targeted of the same rows, got {len(data)} of {len({id(one.rows) for one in data})}")
     return list(data)
@@ -282,12 +284,13 @@ class _Given:
     roles: tuple[tuple[int, ...], ...] = ()
 
     @staticmethod
-    def of(method: Method, data: Rows | Labelled | Targeted) -> _Given:
+    def of(method: Method, data: Rows | Labelled | Pairs | Targeted) -> _Given:
         """Checked against what the method needs."""
+        from armillary.core.pairs import Pairs
         from armillary.core.targeted import Targeted
 
         _check_needs(method, data)
-        if isinstance(data, Labelled):
+        if isinstance(data, Labelled | Pairs):
             found = _Given(method, data.rows if method.needs == "rows" else data, data.rows, data.rows)
         elif isinstance(data, Targeted):
             view = data.view()
@@ -308,10 +311,12 @@ class _Given:
 
     def identity(self) -> dict[str, Any]:
         """What tells these data from others."""
+        from armillary.core.pairs import Pairs
         from armillary.core.provenance import of_rows
 
         labels, widths = _labels_sha256(self.data), [columns for _, columns in self.seen.layout]
-        return {**of_rows(self.seen), "widths": widths, "labels": labels, "roles": self.roles}
+        pairs = self.data.identity() if isinstance(self.data, Pairs) else {}
+        return {**of_rows(self.seen), **pairs, "widths": widths, "labels": labels, "roles": self.roles}
 
 
 def _identity(method: Method) -> dict[str, Any]:
@@ -331,12 +336,15 @@ def _labels_sha256(data: Any) -> str:
     return hashlib.sha256(np.ascontiguousarray(data.labels).tobytes()).hexdigest() if isinstance(data, Labelled) else ""
 
 
-def _check_needs(method: Method, data: Rows | Labelled | Targeted) -> None:
+def _check_needs(method: Method, data: Rows | Labelled | Pairs | Targeted) -> None:
+    from armillary.core.pairs import Pairs
+    from armillary.core.targeted import Targeted
+
     name = type(method).__name__
     if method.needs == "labelled" and not isinstance(data, Labelled):
         raise InputError(f"{name} is supervised: pass Labelled.of(rows, labels), got {type(data).__name__}")
-    from armillary.core.targeted import Targeted
-
+    if method.needs == "pairs" and not isinstance(data, Pairs):
+        raise InputError(f"{name} learns through the model: pass Pairs.of(model, site, position, task.train), got {type(data).__name__}")
     if isinstance(data, Targeted) and not (data.is_own or method.takes_targets):
         raise InputError(f"{name} rebuilds what it reads; rows with a target are for sparse autoencoders such as TopKSAE")
 

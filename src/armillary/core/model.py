@@ -133,7 +133,7 @@ class Model(Protocol):
         edits: Sequence[Edit] = (),
         temperature: float = 0.0,
         top_p: float = 1.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
     ) -> list[Generation]:
         """Continue each prompt, with edits applied to it and to every token as it is written."""
         ...

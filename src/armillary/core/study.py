@@ -19,6 +19,7 @@ from armillary.core.dictionary import Dictionary
 from armillary.core.model import Model
 from armillary.core.report import Report
 from armillary.core.rows import Rows, as_rows
+from armillary.core.task import Task
 from armillary.errors import CapabilityError, InputError
 
 Need = Literal["fit", "rows", "model", "logits", "labels", "task", "pair", "methods"]
@@ -33,12 +34,14 @@ class Subject:
         rows: activations to measure on.
         model: the language model they come from.
         name: how reports call it; the fit's method and width if empty.
+        task: prompts and pairs, for studies of what the model does with them.
     """
 
     what: Decomposition | Dictionary
     rows: Rows | None = None
     model: Model | None = None
     name: str = ""
+    task: Task | None = None
 
     @property
     def label(self) -> str:
@@ -67,6 +70,12 @@ class Subject:
         if logits and not self.model.has_logits:
             raise CapabilityError(f"this study needs next-token logits, which {self.model.name!r} (an encoder) does not have")
         return self.model
+
+    def require_task(self) -> Task:
+        """The task, or an `InputError` that says how to pass one."""
+        if self.task is None:
+            raise InputError(f"this study needs prompts with answers: pass Subject({self.label}, task=...), or --task on the command line")
+        return self.task
 
 
 #: What `run` accepts: subjects, or bare fits and dictionaries.

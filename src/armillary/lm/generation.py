@@ -35,25 +35,44 @@ class Sampling:
     Args:
         temperature: 0 takes the most likely token; otherwise logits are divided by it.
         top_p: draw from the smallest set of tokens that holds this probability.
-        seed: of the draws.
+        seed: of the draws; or one per sequence, so that what is drawn for it does not depend on which others are beside it.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
-    seed: int = 0
+    seed: int | tuple[int, ...] = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
             raise InputError(f"temperature must be at least 0 and top_p in (0, 1], got {self.temperature} and {self.top_p}")
 
-    def draw(self, logits: Tensor, generator: torch.Generator) -> Tensor:
+    def generators(self, n: int) -> list[torch.Generator]:
+        """One for all of n sequences, or one for each.
+
+        Raises:
+            InputError: not as many seeds as sequences.
+        """
+        seeds = [self.seed] if isinstance(self.seed, int) else list(self.seed)
+        if not isinstance(self.seed, int) and len(seeds) != n:
+            raise InputError(f"seed is one number or one for each of {n} sequences, got {len(seeds)}")
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def draw(self, logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """[B] token ids from logits [B, V]."""
         if self.temperature < COLD:
             return logits.argmax(-1)
         probability = (logits.float() / self.temperature).softmax(-1).cpu()
         ordered, index = probability.sort(dim=-1, descending=True)
         ordered[ordered.cumsum(-1) - ordered >= self.top_p] = 0  # the first token always stays
-        return index.gather(1, torch.multinomial(ordered, 1, generator=generator))[:, 0].to(logits.device)
+        return index.gather(1, self._places(ordered, generators))[:, 0].to(logits.device)
+
+    def _places(self, weight: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """[B, 1] drawn in proportion to weights [B, V]."""
+        if isinstance(self.seed, int):
+            return torch.multinomial(weight, 1, generator=generators[0])
+        below = weight.double().cumsum(1)
+        point = torch.stack([torch.rand(1, generator=one, dtype=torch.float64) for one in generators]) * below[:, -1:]
+        return torch.searchsorted(below, point, right=True).clamp_max(weight.shape[1] - 1)
 
 
 def generate(
@@ -71,10 +90,10 @@ def generate(
         makes = f"the longest prompt and {max_new_tokens} new tokens make {longest}"
         raise InputError(f"{makes}, {lm.name} reads at most {lm.context}; ask for fewer")
     writer = _Writer(lm, tokens, use_cache)
-    generator = torch.Generator().manual_seed(sampling.seed)
+    generators = sampling.generators(tokens.n_sequences)
     with lm.hooked(edits=edits) as hooks:
         for _ in range(max_new_tokens if tokens.n_sequences else 0):
-            writer.add(sampling.draw(writer.next_logits(hooks), generator))
+            writer.add(sampling.draw(writer.next_logits(hooks), generators))
             if writer.is_done:
                 break
     return [_generation(lm, tokens.sequences(i, i + 1), ids) for i, ids in enumerate(writer.written())]

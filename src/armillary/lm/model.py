@@ -337,7 +337,7 @@ class LanguageModel:
         edits: Sequence[Edit] = (),
         temperature: float = 0.0,
         top_p: float = 1.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         use_cache: bool = True,
     ) -> list[Generation]:
         """Continue each prompt, with edits applied to it and to every token as it is written.
@@ -348,7 +348,7 @@ class LanguageModel:
             edits: applied on the way.
             temperature: 0 takes the most likely token, else logits are divided by it before drawing.
             top_p: draw from the smallest set of tokens that holds this probability.
-            seed: of the draws.
+            seed: of the draws; or one per prompt, so that what is written after it does not depend on which others are beside it.
             use_cache: keep keys and values; without it every step runs the whole text again, to the same end.
 
         Raises:
@@ -362,7 +362,7 @@ class LanguageModel:
         if tokens.n_sequences == 0:
             return []
         tokens = self._tokens(tokens)
-        sampling = Sampling(temperature, top_p, seed)
+        sampling = Sampling(temperature, top_p, seed if isinstance(seed, int) else tuple(seed))
         return generate(self, tokens, max_new_tokens=max_new_tokens, edits=edits, sampling=sampling, use_cache=use_cache)
 
     # ------------------------------------------------------------ the way out of the residual stream

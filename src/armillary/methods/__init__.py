@@ -16,6 +16,7 @@ METHODS: dict[str, str] = {
     "archetypal-sae": "armillary.methods.sae.archetypal:ArchetypalSAE",
     "batch-topk-sae": "armillary.methods.sae.batch_topk:BatchTopKSAE",
     "convex-nmf": "armillary.methods.convex_nmf:ConvexNMF",
+    "das": "armillary.methods.das:DAS",
     "diffmeans": "armillary.methods.diffmeans:DiffMeans",
     "gated-sae": "armillary.methods.sae.gated:GatedSAE",
     "ica": "armillary.methods.ica:ICA",

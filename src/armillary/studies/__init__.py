@@ -15,16 +15,30 @@ from armillary.errors import unknown
 if TYPE_CHECKING:
     from armillary.core.study import Study
     from armillary.studies.causal import core_exclusive as core_exclusive
+    from armillary.studies.causal import localization as localization
+    from armillary.studies.causal import steering as steering
     from armillary.studies.geometry import shared_neurons as shared_neurons
+    from armillary.studies.quality import absorption as absorption
+    from armillary.studies.quality import concepts as concepts
     from armillary.studies.quality import fidelity as fidelity
+    from armillary.studies.quality import labels as labels
+    from armillary.studies.quality import probing as probing
     from armillary.studies.quality import regions as regions
+    from armillary.studies.quality import spurious as spurious
 
 #: Name of a study -> its module. The one place a new study is entered.
 STUDIES: dict[str, str] = {
+    "absorption": "armillary.studies.quality.absorption",
+    "concepts": "armillary.studies.quality.concepts",
     "core_exclusive": "armillary.studies.causal.core_exclusive",
     "fidelity": "armillary.studies.quality.fidelity",
+    "labels": "armillary.studies.quality.labels",
+    "localization": "armillary.studies.causal.localization",
+    "probing": "armillary.studies.quality.probing",
     "regions": "armillary.studies.quality.regions",
     "shared_neurons": "armillary.studies.geometry.shared_neurons",
+    "spurious": "armillary.studies.quality.spurious",
+    "steering": "armillary.studies.causal.steering",
 }
 
 __all__ = sorted(STUDIES)  # noqa: PLE0605

@@ -8,7 +8,9 @@ import torch
 import armillary as arm
 from armillary.core.edits import Add
 from armillary.errors import CapabilityError, InputError
-from armillary.studies.causal.dose import Effect, _search, doses
+from armillary.studies.causal.dose import doses
+from armillary.studies.causal.edit_families import Family, adding
+from armillary.studies.causal.strength import Effect, search
 from support import TEXTS, tiny_lm
 
 SITE = "mlp_act.1"
@@ -52,9 +54,10 @@ def test_signs_have_strengths_of_their_own_and_a_longer_direction_smaller_ones()
 
 def test_padding_does_not_matter() -> None:
     lm = tiny_lm("gpt2")
-    together = Effect(lm, arm.Site.parse(SITE), direction(lm), lm.tokenize(TEXTS[:2]))
-    alone = [Effect(lm, arm.Site.parse(SITE), direction(lm), lm.tokenize([text]))([1.0])[0] for text in TEXTS[:2]]
-    assert together([1.0])[0] == pytest.approx(sum(alone) / 2, rel=1e-4)
+    family = adding(SITE, direction(lm))
+    together = Effect(lm, lm.tokenize(TEXTS[:2]))(family, [1.0])[0]
+    alone = [Effect(lm, lm.tokenize([text]))(family, [1.0])[0] for text in TEXTS[:2]]
+    assert together == pytest.approx(sum(alone) / 2, rel=1e-4)
 
 
 def test_what_nothing_reaches_is_called_unreachable() -> None:
@@ -64,8 +67,8 @@ def test_what_nothing_reaches_is_called_unreachable() -> None:
 
 
 def test_an_effect_that_jumps_over_a_target_is_not_called_too_weak() -> None:
-    row = [(0.1, 0.01), (1.0, 5.0)]
-    found = _search(lambda at: [0.01 if at[0] < 0.7 else 5.0], 1, 1.0, row, 0.02)  # type: ignore[arg-type]
+    step = Family(lambda strength, where: None)  # type: ignore[arg-type, return-value]
+    (found,) = search(lambda _, at: [5.0 if one > 0.7 else 0.01 * (one > 0) for one in at], step, [1.0], signs=[1])
     assert found.strength is None and (found.achieved, found.jump) == (0.01, 5.0)
     assert str(found) == "KL 1 is passed over with sign +1: the effect jumps from 0.01 to 5"
 

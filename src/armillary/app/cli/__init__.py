@@ -6,6 +6,8 @@
     agree     the same features by other seeds?       tree     features that share neurons
     plan      disk, memory and time before a run      demo     all of it, from a model and a text to one page
     draw      regions and tokens as pictures          replicate a paper's experiment on one's own model
+    steer     what is written with a feature up or down      label    a few words for each feature
+    compare   several fits and studies in one table
 
 A command is a `click.Command` named `command` in a module of its own name.
 """
@@ -26,7 +28,10 @@ from armillary import __version__
 from armillary.app.cli.errors import guarded
 from armillary.app.cli.options import Family
 
-COMMANDS = ("demo", "harvest", "fit", "study", "inspect", "agree", "tree", "draw", "replicate", "convert", "plan", "verify")
+COMMANDS = (
+    *("demo", "harvest", "fit", "study", "compare", "inspect", "label", "steer"),
+    *("agree", "tree", "draw", "replicate", "convert", "plan", "verify"),
+)
 
 
 class Armillary(Family):

@@ -18,13 +18,15 @@ from armillary import methods
 from armillary.app.cli.options import Command, Registry, Several, given, of_config, plain, typed
 from armillary.app.cli.screen import Screen
 from armillary.app.cli.summaries import help_text
-from armillary.errors import InputError, unknown
+from armillary.errors import InputError, MismatchError, unknown
 
 if TYPE_CHECKING:
     from armillary.core.activations import Harvest, StoredRows
     from armillary.core.decomposition import Decomposition
     from armillary.core.journal import Sink
     from armillary.core.method import Labelled, Method
+    from armillary.core.pairs import Pairs
+    from armillary.core.rows import Rows
     from armillary.core.targeted import Targeted
 
 #: Memory from which on a fit says beforehand what it will hold.
@@ -69,6 +71,12 @@ def _command(name: str, method: type[Method]) -> click.Command:
     ]
     if method.needs == "labelled":
         params.append(click.Option(["--label"], required=True, help="Label of the documents to learn, such as a field of the .jsonl."))
+    if method.needs == "pairs":
+        params += [
+            click.Option(["--task"], required=True, help="Prompts and pairs: a task's name, or a file or folder that holds one."),
+            click.Option(["--variable"], help="Variable of the task to look for.  [default: its only one]"),
+            click.Option(["--position"], default="last", show_default=True, help="Token whose activation is exchanged, such as entity."),
+        ]
     if method.takes_targets:
         params.append(Several(["--target"], help="Site to rebuild, where that is not the one that is read: a transcoder."))
 
@@ -155,7 +163,9 @@ def _with_data(trials: Sequence[_Trial], rows: StoredRows, places: _Places, labe
         data: Targeted | Labelled | StoredRows = Targeted.of(rows, inputs=list(places.site), targets=list(places.target))
         return [replace(trial, data=data) for trial in trials]
     if not places.each:
-        data = rows if label is None else _labelled(rows, label)
+        from armillary.app.subjects import labelled
+
+        data = rows if label is None else labelled(rows, label)
         return [replace(trial, data=data) for trial in trials]
     if label is not None:
         raise InputError("--each is for methods without labels")
@@ -178,6 +188,7 @@ def _run(
     seed: int,
     log: tuple[str, ...],
     label: str | None = None,
+    **asked: Any,
 ) -> None:
     from armillary.core import activations, distributed
     from armillary.core.artifact import refuse_existing
@@ -190,7 +201,12 @@ def _run(
         screen.remark(f"note: '{acts}' is not finished; its {harvest.n_rows:,} rows so far are fitted")
     rows = _split(chosen(harvest, (*places.site, *places.target), all_of_them=places.each), held_out)
     trials = _with_data(trials, rows, places, label)
-    kept = _kept(Path(out), trials, rows, seed)
+    if asked:
+        if places.each:
+            raise InputError("--each is for methods that read activations; fit pairs at one site after the other")
+        pairs = _pairs(harvest, rows, seed=seed, **asked)
+        trials = [replace(trial, data=pairs) for trial in trials]
+    kept = _kept(Path(out), trials, pairs.rows if asked else rows, seed)
     data = [trial.data for trial in trials] if places.each else trials[0].data
     _tell_memory(screen, trials, rows)
     labels = [trial.label or type(trial.method).__name__ for trial in trials]
@@ -210,7 +226,7 @@ def _run(
     _answer(screen, out, found)
 
 
-def _tell_memory(screen: Screen, trials: Sequence[_Trial], rows: StoredRows) -> None:
+def _tell_memory(screen: Screen, trials: Sequence[_Trial], rows: Rows) -> None:
     """What the fits will hold in memory, where that is much."""
     import psutil
 
@@ -274,26 +290,34 @@ def chosen(harvest: Harvest, sites: tuple[str, ...], *, all_of_them: bool = Fals
     return harvest[list(dict.fromkeys(sites)) or list(map(str, harvest.sites))]
 
 
-def _labelled(rows: StoredRows, label: str) -> Labelled:
-    """Rows with their document's label as the class.
+def _pairs(harvest: Harvest, rows: Rows, *, seed: int, task: str, position: str, variable: str | None) -> Pairs:
+    """A task's training pairs, put to the model and at the site that the activations are of.
 
     Raises:
-        InputError: a document without that label.
+        InputError: several sites or variables and none chosen, or a task the model cannot do.
+        MismatchError: the model has other weights than it had.
     """
-    from armillary.core.method import Labelled
+    from armillary.app.subjects import model_name
+    from armillary.app.tasks import load_task
+    from armillary.core.pairs import Pairs
+    from armillary.lm.model import LanguageModel
 
-    documents = [rows.tokens.documents[i] for i in range(len(rows.tokens.documents))]
-    for document in documents:
-        if label not in document.labels:
-            raise InputError(f"document '{document.name}' has no label {label!r}; it has: {', '.join(document.labels) or 'none'}")
-    values = [document.labels[label] for document in documents]
-    return Labelled.of(rows, [values[i] for i in rows.tokens.document[rows.tokens.rows]])
+    entry, loaded = harvest.manifest.model, load_task(task, seed)
+    if variable is None and len(loaded.variables) > 1:
+        raise InputError(f"the task {loaded.name!r} has {len(loaded.variables)} variables; choose with --variable {loaded.variables[0]}")
+    lm = LanguageModel(model_name(entry.name))
+    if lm.revision != entry.revision:
+        raise MismatchError(f"{lm.name!r} is no longer the model '{harvest.path}' is of: {lm.revision[:8]}, not {entry.revision[:8]}")
+    found = [source.site for source, _ in rows.layout if source is not None]
+    if len(found) != 1:
+        raise InputError(f"pairs are exchanged at one site, got {', '.join(map(str, found))}; choose one with --site")
+    return Pairs.of(lm, found[0], position, loaded.train, variable=variable)
 
 
 # ---------------------------------------------------------------- what is kept while it runs
 
 
-def _kept(out: Path, trials: Sequence[_Trial], rows: StoredRows, seed: int) -> Path:
+def _kept(out: Path, trials: Sequence[_Trial], rows: Rows, seed: int) -> Path:
     """Where an interrupted fit is kept: beside `out`, under a name that only an equal run finds."""
     options = [[type(trial.method).__name__, trial.method.model_dump(mode="json"), trial.label] for trial in trials]
     same = json.dumps([options, str(rows.layout), dict(rows.record), seed], sort_keys=True, default=str)

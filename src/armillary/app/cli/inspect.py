@@ -45,7 +45,7 @@ def command(screen: Screen, fit: str, features: tuple[int, ...], n_features: int
     path, loaded = Path(fit), artifact.load(fit)
     rows = subjects.own_rows(subjects.open_store(path, loaded, settings.pop("acts")), loaded)
     lm = _model(screen, path, loaded, settings.pop("model"), settings.pop("logits"))
-    shown = look(loaded, rows, {i: "named" for i in features} or _strongest(loaded, rows, n_features), model=lm, **settings)
+    shown = look(loaded, rows, {i: "named" for i in features} or strongest(loaded, rows, n_features), model=lm, **settings)
     data: dict[str, Any] = {"fit": fit, "features": [asdict(one) for one in shown]}
     regions = _regions(loaded, rows, features, lm, settings)
     if regions:
@@ -89,7 +89,8 @@ def _model(screen: Screen, path: Path, fit: Decomposition, name: str | None, log
     return lm
 
 
-def _strongest(fit: Decomposition, rows: Rows, n: int) -> Mapping[int, Any]:
+def strongest(fit: Decomposition, rows: Rows, n: int) -> Mapping[int, Any]:
+    """The features with most activation in all, by the rule of `showcase.choose`."""
     from armillary.app.showcase import choose
     from armillary.core.study import Subject
     from armillary.studies.quality import fidelity

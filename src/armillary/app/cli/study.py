@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -29,6 +30,8 @@ def _command(name: str, study: Any) -> click.Command:
         click.Option(["--model"], help="Model to run.  [default: the one the fit was made from]"),
         click.Option(["--out"], help="Report to write: .html, .json or .md. It must not exist."),
     ]
+    if "task" in study.needs:
+        params.append(click.Option(["--task"], required=True, help="Prompts and pairs: a task's name, or a file or folder that holds one."))
 
     @click.pass_context
     def run(ctx: click.Context, /, **options: Any) -> None:
@@ -38,7 +41,17 @@ def _command(name: str, study: Any) -> click.Command:
     return Command(name, params=[*params, *of_config(study.Config)], callback=run, help=help_text(study.__doc__))
 
 
-def _run(study: Any, config: Any, *, screen: Screen, fits: tuple[str, ...], acts: str | None, model: str | None, out: str | None) -> None:
+def _run(
+    study: Any,
+    config: Any,
+    *,
+    screen: Screen,
+    fits: tuple[str, ...],
+    acts: str | None,
+    model: str | None,
+    out: str | None,
+    task: str | None = None,
+) -> None:
     from armillary.app.subjects import subjects
     from armillary.core.artifact import new_file
     from armillary.core.report import writers
@@ -46,6 +59,11 @@ def _run(study: Any, config: Any, *, screen: Screen, fits: tuple[str, ...], acts
     if out is not None:
         new_file(out, "a report", writers())
     given_to = subjects(fits, study.needs, study.accepts, acts=acts, model=model, remark=screen.remark)
+    if task is not None:
+        from armillary.app.tasks import load_task
+
+        loaded = load_task(task, config.seed)
+        given_to = [replace(subject, task=loaded) for subject in given_to]
     report = study.run(given_to, config=config)
     if out is not None:
         report.save(out)

@@ -44,7 +44,7 @@ def _about(subject: Subject) -> dict[str, Any]:
 
 
 def write(path: Path, key: str, found: Found, *, warnings: Sequence[str], seconds: float) -> None:
-    """Write a file; one that is there is replaced."""
+    """Write a file; its name should hold the key, so that no other question's is there."""
     told = {name: {one: _to_json(estimate) for one, estimate in of.items()} for name, of in found.items()}
     text = json.dumps({"schema": SCHEMA, "key": key, "found": told, "warnings": list(warnings), "seconds": seconds}, allow_nan=False)
     write_atomic(path, text.encode())

@@ -17,6 +17,7 @@ from armillary import studies
 from armillary.app.comparing import results
 from armillary.app.comparing.claims import Claim, judged, told
 from armillary.app.comparing.results import Found
+from armillary.core.columns import columns_for
 from armillary.core.comparison import Comparison, Measured, rows_of
 from armillary.core.decomposition import Decomposition
 from armillary.core.progress import duration
@@ -27,6 +28,8 @@ from armillary.errors import InputError
 
 #: Told each step in a line.
 Say = Callable[[str], None]
+#: Rows on which atoms are counted, and the share of a row's largest part below which an atom does not count.
+PROBED, TINY = 1024, 0.01
 #: The end of a fit's name that tells its seed.
 SEED = re.compile(r"[-_. ]?s(eed)?[-_]?\d+$")
 
@@ -38,22 +41,32 @@ class Asked:
     Args:
         study: its name.
         config: its settings.
-        shown: estimates that stand in the table; () for all.
+        shown: estimates that stand in the table; () for all but
+        aside: those that begin with one of these.
         task: prompts and pairs, for studies that need them.
     """
 
     study: str
     config: Any
     shown: tuple[str, ...] = ()
+    aside: tuple[str, ...] = ()
     task: Task | None = None
+
+    def shows(self, name: str) -> bool:
+        """Whether an estimate stands in the table."""
+        return name in self.shown if self.shown else not name.startswith(self.aside or ("\0",))
 
     @property
     def title(self) -> str:
         return self.study if self.task is None else f"{self.study}: {self.task.name}"
 
     @property
-    def file(self) -> str:
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()) + ".json"
+    def settings(self) -> dict[str, Any]:
+        return dict(self.config.model_dump(mode="json"))
+
+
+#: What a method that is made anew for a study reaches in it; nothing where it has no part in it.
+More = Callable[[Asked], dict[str, Estimate]]
 
 
 def compare(
@@ -63,6 +76,7 @@ def compare(
     folder: Path,
     title: str,
     claims: Sequence[Claim] = (),
+    more: Mapping[str, More] | None = None,
     say: Say = lambda line: None,
 ) -> Comparison:
     """Ask all studies of all subjects.
@@ -73,25 +87,24 @@ def compare(
         folder: where results are kept.
         title: of the table.
         claims: of papers, to be looked at.
+        more: methods that are made anew for every study, by name.
         say: told each study as it begins and ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Found] = {}
-    warnings: list[str] = []
+    groups, found, warnings = by_method(subjects), dict[str, Found](), list[str]()
     for i, one in enumerate(asked, 1):
-        found[one.title], warned = _answered(one, subjects, folder, lambda line, i=i: say(f"{i} of {len(asked)}: {line}"))  # type: ignore[misc]
-        warnings += [f"{one.title}: {warning}" for warning in warned]
-    groups = by_method(subjects)
-    measured = _measured(asked, found, groups)
-    budget = {name: _budget(group, found) for name, group in groups.items()}
-    record = {"settings": {one.title: one.config.model_dump(mode="json") for one in asked}}
-    notes = [
-        f"{len(subjects)} fits of {len(groups)} methods; intervals are of 95 %, over documents, features or pairs, and over seeds where "
-        "there are several"
-    ]
+        for question in (_of_fits(one, subjects), *(_of_more(one, name, ask, subjects) for name, ask in (more or {}).items())):
+            here, warned = _answered(question, folder, lambda line, i=i: say(f"{i} of {len(asked)}: {line}"))  # type: ignore[misc]
+            found[one.title] = found.get(one.title, {}) | here
+            warnings += [f"{one.title}: {warning}" for warning in warned]
+    columns = {method: [subject.label for subject in group] for method, group in groups.items()} | {name: [name] for name in more or {}}
+    measured = _measured(asked, found, columns)
+    budget = {name: _budget(group) for name, group in groups.items()}
     tables = {"claims": judged(claims, measured)} if claims else {}
+    notes = [f"{len(subjects)} fits of {len(groups)} methods; intervals are of 95 %, over documents, features or pairs, and over seeds"]
     notes += [told(tables["claims"])] if claims else []
-    return Comparison(title, tuple(groups), rows_of(measured, list(groups)), budget, tables, notes, _uneven(budget) + warnings, record)
+    record = {"settings": {one.title: one.settings for one in asked}}
+    return Comparison(title, tuple(columns), rows_of(measured, list(columns)), budget, tables, notes, _uneven(budget) + warnings, record)
 
 
 def by_method(subjects: Sequence[Subject]) -> dict[str, list[Subject]]:
@@ -113,20 +126,49 @@ def _recipe(subject: Subject) -> str:
     return repr((what.provenance["method"], what.provenance["options"], what.inputs))
 
 
-def _answered(one: Asked, subjects: Sequence[Subject], folder: Path, say: Say) -> tuple[Found, list[str]]:
-    """What a study found, measured now or before."""
+@dataclass(frozen=True)
+class _Question:
+    """Something to measure, or to take over if it was measured before.
+
+    Args:
+        title: of the study, and of the method where that is made anew.
+        key: tells it from others.
+        answer: measures it.
+    """
+
+    title: str
+    key: str
+    answer: Callable[[], tuple[Found, list[str]]]
+
+    @property
+    def file(self) -> str:
+        return f"{re.sub(r'[^a-z0-9]+', '-', self.title.lower())}-{self.key[:8]}.json"
+
+
+def _of_fits(one: Asked, subjects: Sequence[Subject]) -> _Question:
     given = [replace(subject, task=one.task) for subject in subjects]
-    key = results.key_of(one.study, one.config.model_dump(mode="json"), given)
-    kept = results.read(folder / one.file, key)
+    return _Question(one.title, results.key_of(one.study, one.settings, given), lambda: _ask(one, given))
+
+
+def _of_more(one: Asked, name: str, ask: More, subjects: Sequence[Subject]) -> _Question:
+    """Of a method that is made anew, for the model of the others."""
+    like = [Subject(subjects[0].what, model=subjects[0].model, name=name, task=one.task)]
+    return _Question(f"{one.title}, {name}", results.key_of(one.study, one.settings, like), lambda: ({name: ask(one)}, []))
+
+
+def _answered(question: _Question, folder: Path, say: Say) -> tuple[Found, list[str]]:
+    """What a question found, now or before."""
+    path = folder / question.file
+    kept = results.read(path, question.key)
     if kept is not None:
-        say(f"{one.title}, measured before")
+        say(f"{question.title}, measured before")
         return kept
-    say(one.title)
+    say(question.title)
     began = time.monotonic()
-    found, warnings = _ask(one, given)
+    found, warnings = question.answer()
     seconds = time.monotonic() - began
-    results.write(folder / one.file, key, found, warnings=warnings, seconds=seconds)
-    say(f"{one.title}, done in {duration(seconds)}")
+    results.write(path, question.key, found, warnings=warnings, seconds=seconds)
+    say(f"{question.title}, done in {duration(seconds)}")
     return found, warnings
 
 
@@ -158,14 +200,14 @@ def apart(report: Report, labels: Sequence[str]) -> Found:
     }
 
 
-def _measured(asked: Sequence[Asked], found: Mapping[str, Found], groups: Mapping[str, Sequence[Subject]]) -> Measured:
+def _measured(asked: Sequence[Asked], found: Mapping[str, Found], columns: Mapping[str, Sequence[str]]) -> Measured:
     """By study and estimate, by method, an estimate per seed; a study that refused a fit is missing in all its rows."""
     table: dict[tuple[str, str], dict[str, list[Estimate]]] = {}
     for one in asked:
         of = found[one.title]
-        names = dict.fromkeys(name for estimates in of.values() for name in estimates if name and (not one.shown or name in one.shown))
+        names = dict.fromkeys(name for estimates in of.values() for name in estimates if name and one.shows(name))
         for name in names:
-            table[one.title, name] = {method: [_of(of, subject.label, name) for subject in group] for method, group in groups.items()}
+            table[one.title, name] = {method: [_of(of, label, name) for label in labels] for method, labels in columns.items()}
     return table
 
 
@@ -176,13 +218,23 @@ def _of(found: Found, label: str, name: str) -> Estimate:
     return estimates.get("", Estimate.missing("this study has no such number for it"))
 
 
-def _budget(group: Sequence[Subject], found: Mapping[str, Found]) -> dict[str, float | None]:
-    """Sizes of a method's first fit, and how many atoms a row takes where that was measured."""
-    what = group[0].what
-    dictionary = what.dictionary if isinstance(what, Decomposition) else what
-    l0 = [found[study][group[0].label].get("l0") for study in found if group[0].label in found[study]]
-    used = next((one.value for one in l0 if one is not None and one.value is not None), None)
-    return {"features": dictionary.n_features, "atoms": len(dictionary.atoms), "atoms per row": used, "seeds": len(group)}
+def _budget(group: Sequence[Subject]) -> dict[str, float | None]:
+    """Sizes of a method's first fit, and how many atoms add up a row."""
+    subject = group[0]
+    dictionary = subject.what.dictionary if isinstance(subject.what, Decomposition) else subject.what
+    return {"features": dictionary.n_features, "atoms": len(dictionary.atoms), "atoms per row": _used(subject), "seeds": len(group)}
+
+
+def _used(subject: Subject) -> float | None:
+    """Mean number of atoms whose part of a row is not tiny beside the largest one."""
+    fit = subject.what
+    if not isinstance(fit, Decomposition) or subject.rows is None:
+        return None
+    x = next(iter(subject.rows.batches(PROBED, seed=0))).x[:, columns_for(fit, subject.rows.layout)[0]]
+    codes = fit.encode(x.to(fit.dictionary.atoms))
+    length = fit.dictionary.atoms.norm(dim=1)
+    part = codes.value.abs() * (length if codes.index is None else length[codes.index])  # [n, K]
+    return float((part > TINY * part.amax(1, keepdim=True)).sum(1).double().mean())
 
 
 def _uneven(budget: Mapping[str, Mapping[str, float | None]]) -> list[str]:

@@ -17,6 +17,7 @@ from armillary.errors import unknown
 
 #: Name of a paper's experiment -> its module.
 REPLICATIONS: dict[str, str] = {
+    "comparison": "armillary.app.replications.comparison",
     "semi-nmf": "armillary.app.replications.weekdays",
 }
 

@@ -12,9 +12,9 @@ Letters: C continuations, V vocabulary, D width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,11 +24,14 @@ from armillary.core.model import Model
 from armillary.core.report import Estimate
 from armillary.core.site import Site
 from armillary.core.statistics import Floats, Units, ratio_interval
+from armillary.core.tokens import Tokens
 from armillary.errors import InputError
 from armillary.studies.causal.core_exclusive import plain_ids
 
 #: Tokens that count as a direction's own.
 OWN = 50
+#: Tokens of a forward pass, padding included.
+TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -80,20 +83,44 @@ def own_tokens(model: Model, site: Site | str, direction: Tensor, n: int = OWN) 
 
 def measured(model: Model, prompts: Sequence[str], continuations: Sequence[str], own: Tensor) -> Measured:
     """The numbers of each continuation [C]."""
-    rows = [_one(model, prompt, text, own) for prompt, text in zip(prompts, continuations, strict=True)]
-    return Measured(*np.array(rows, dtype=np.float64).T)
+    first = [len(plain_ids(model, prompt)) for prompt in prompts]
+    whole = [plain_ids(model, prompt + text) for prompt, text in zip(prompts, continuations, strict=True)]
+    for n, ids, prompt in zip(first, whole, prompts, strict=True):
+        if len(ids) <= n:
+            raise InputError(f"nothing was written after {prompt!r}; give every prompt a continuation")
+    written = [ids[n:] for ids, n in zip(whole, first, strict=True)]
+    return Measured(own_share(written, own), losses(model, whole, first), distinct_pairs(written))
 
 
-def _one(model: Model, prompt: str, text: str, own: Tensor) -> tuple[float, float, float]:
-    first = len(plain_ids(model, prompt))
-    written = torch.tensor(plain_ids(model, prompt + text)[first:])
-    if len(written) == 0:
-        raise InputError(f"nothing was written after {prompt!r}; give every prompt a continuation")
-    with torch.no_grad():
-        log_p = model.logits(model.tokenize(prompt + text))[0].double().log_softmax(-1).cpu()
-    loss = -log_p[first - 1 : first - 1 + len(written)].gather(1, written[:, None]).mean()
-    pairs = list(zip(written.tolist(), written[1:].tolist(), strict=False))
-    return float(torch.isin(written, own).double().mean()), float(loss), len(set(pairs)) / len(pairs) if pairs else math.nan
+def losses(model: Model, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Floats:
+    """[C] mean nats per token of sequences of token ids, from token `first` (at least 1) on; NaN where none is left.
+
+    Sequences go through the model together, `TOKENS` at a time; what one gets does not depend on the others.
+    """
+    out = np.full(len(sequences), np.nan)
+    left = [i for i, (ids, n) in enumerate(zip(sequences, first, strict=True)) if len(ids) > n]
+    step = max(1, TOKENS // max((len(sequences[i]) for i in left), default=1))
+    for start in range(0, len(left), step):
+        some = left[start : start + step]
+        with torch.no_grad():
+            logits = model.logits(Tokens.of_ids([sequences[i] for i in some]))  # [B, T, V]
+        for i, row in zip(some, logits, strict=True):
+            n, end = first[i], len(sequences[i])
+            log_p = row[n - 1 : end - 1].double().log_softmax(-1).cpu()
+            out[i] = -float(log_p.gather(1, torch.tensor(sequences[i][n:])[:, None]).mean())
+    return out
+
+
+def own_share(written: Sequence[Sequence[int]], own: Tensor) -> Floats:
+    """[C] share of each text's tokens that are among `own`; NaN for a text without tokens."""
+    known = set(own.tolist())
+    return np.array([sum(i in known for i in ids) / len(ids) if ids else np.nan for ids in written], dtype=np.float64)
+
+
+def distinct_pairs(written: Sequence[Sequence[int]]) -> Floats:
+    """[C] different pairs of neighbouring tokens as a share of all pairs; NaN for fewer than two tokens."""
+    pairs = [list(pairwise(ids)) for ids in written]
+    return np.array([len(set(one)) / len(one) if one else np.nan for one in pairs], dtype=np.float64)
 
 
 def _estimate(values: Floats, null: Floats, **more: object) -> Estimate:

@@ -1,0 +1,217 @@
+"""Judges: who is asked what a feature stands for, and whether a label fits a text. A language model here, one behind a URL, or a file.
+
+    judge = LocalJudge(lm)                          judge.ask(["Name a colour.\nAnswer:"])           ["red"]
+    judge = UrlJudge("http://localhost:8000/v1", "model")      judge.log_odds(prompts, "yes", "no")  [2.3, None]
+    judge = ReplayJudge("answers.jsonl")
+
+What fails is None: missing, never a score of 0. Anything with these methods is a judge; ours also keep what was answered on disk, stop at
+a budget and count what they did.
+
+Letters: B prompts, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from armillary.core.model import Model
+from armillary.core.tokens import Tokens
+from armillary.errors import CapabilityError, InputError
+from armillary.inspect.asking import DIGITS, KEY_VARIABLE, Asking, Failed, odds_question
+from armillary.inspect.judge_cache import Value, records, sha256
+
+# ---------------------------------------------------------------- a model here
+
+
+@final
+class LocalJudge(Asking):
+    """A causal language model of this process. Probabilities are those of the two answers behind a space, which needs no obedience.
+
+    Args:
+        model: with logits.
+        max_new_tokens: of an answer.
+        batch_size: prompts that are run together; changes speed only.
+        template: what stands around "{prompt}": a chat model's marks of turns.
+        cache, max_calls, max_characters: see `Asking`.
+
+    Raises:
+        CapabilityError: the model has no logits.
+        InputError: a template without "{prompt}".
+    """
+
+    has_odds = True
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        max_new_tokens: int = 40,
+        batch_size: int = 8,
+        template: str = "{prompt}",
+        cache: str | os.PathLike[str] | None = None,
+        max_calls: int | None = None,
+        max_characters: int | None = None,
+    ) -> None:
+        if not model.has_logits:
+            raise CapabilityError(f"{model.name!r} has no next-token logits, so it cannot judge; use a causal model")
+        if "{prompt}" not in template:
+            raise InputError(f"a judge's template holds {{prompt}}, got {template!r}")
+        settings = {"model": model.name, "revision": model.revision, "max_new_tokens": max_new_tokens, "template": template}
+        super().__init__(f"local:{model.name}", settings, cache=cache, max_calls=max_calls, max_characters=max_characters)
+        self.model, self.max_new_tokens, self.batch_size, self.template = model, max_new_tokens, batch_size, template
+
+    def answers(self, prompts: Sequence[str]) -> Iterator[str | Failed]:
+        for some in self._batches(prompts):
+            yield from _or_one_by_one(some, self._write)
+
+    def odds(self, prompts: Sequence[str], yes: str, no: str) -> Iterator[float | Failed]:
+        for some in self._batches(prompts):
+            yield from _or_one_by_one(some, lambda group: answer_odds(self.model, group, yes, no))
+
+    def _write(self, prompts: Sequence[str]) -> list[str | Failed]:
+        written = self.model.generate(list(prompts), max_new_tokens=self.max_new_tokens)
+        return [one.text.strip() or Failed("nothing written") for one in written]
+
+    def _batches(self, prompts: Sequence[str]) -> Iterator[Sequence[str]]:
+        for start in range(0, len(prompts), self.batch_size):
+            yield [self.template.replace("{prompt}", prompt) for prompt in prompts[start : start + self.batch_size]]
+
+
+def _or_one_by_one(prompts: Sequence[str], run: Callable[[Sequence[str]], Sequence[Any]]) -> Iterator[Any]:
+    """What `run` gives of prompts together; where the model refuses them (one is too long, say), of each by itself."""
+    try:
+        yield from run(prompts)
+    except InputError:
+        for prompt in prompts:
+            try:
+                yield from run([prompt])
+            except InputError:
+                yield Failed("the model cannot read the prompt, which may be longer than its context")
+
+
+@torch.no_grad()
+def answer_odds(model: Model, prompts: Sequence[str], yes: str, no: str) -> list[float | Failed]:
+    """[B] log p(yes) - log p(no) behind each prompt, nats; all tokens in which the two answers differ are counted."""
+    sides = [model.tokenize([f"{prompt} {answer}" for prompt in prompts]) for answer in (yes, no)]
+    ids = [[_plain(side, i) for i in range(len(prompts))] for side in sides]
+    shared = [_n_shared(first, second) for first, second in zip(*ids, strict=True)]
+    is_one_token = all(len(one) == n + 1 for side in ids for one, n in zip(side, shared, strict=True))
+    logits = [model.logits(sides[0])] * 2 if is_one_token else [model.logits(side) for side in sides]  # [B, T, V] each
+    found: list[float | Failed] = []
+    for i, n in enumerate(shared):
+        if n == 0 or any(len(side[i]) == n for side in ids):
+            found.append(Failed(f"the tokenizer does not keep {yes!r} and {no!r} apart"))
+        else:
+            first, second = (_log_p(of[i], side[i], n) for of, side in zip(logits, ids, strict=True))
+            found.append(round(first - second, DIGITS))
+    return found
+
+
+def _log_p(logits: Tensor, ids: Sequence[int], first: int) -> float:
+    """Log probability of a sequence's tokens from `first` on, from its logits [T, V]."""
+    log_p = logits[first - 1 : len(ids) - 1].double().log_softmax(-1)
+    return float(log_p.gather(1, torch.tensor(ids[first:], device=log_p.device)[:, None]).sum())
+
+
+def _plain(tokens: Tokens, i: int) -> list[int]:
+    """The ids of a sequence, without special tokens at its end."""
+    first, end = int(tokens.starts[i]), int(tokens.starts[i + 1])
+    while end > first and tokens.is_special[end - 1]:
+        end -= 1
+    return [int(one) for one in tokens.ids[first:end]]
+
+
+def _n_shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many ids two sequences begin with alike."""
+    differ = (i for i, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
+    return next(differ, min(len(first), len(second)))
+
+
+# ---------------------------------------------------------------- a file
+
+
+@final
+class ReplayJudge(Asking):
+    """Answers from a file: a cache that another judge filled, or one written by hand. A prompt that is not there fails.
+
+    It tells probabilities where the file does.
+
+    Args:
+        path: JSON lines with "prompt" (or "prompt_sha256"), "answer" and, unless it is a text, "question".
+
+    Raises:
+        InputError: there is no such file, or no answer in it.
+        CorruptFileError: a line is no answer.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(f"replay:{os.fspath(path)}", {}, cache=None, max_calls=None, max_characters=None)
+        if not Path(path).is_file():
+            raise InputError(f"no file of answers at '{path}'; name a .jsonl that a judge's cache was written to")
+        self._known: dict[tuple[str, str], Value] = {}
+        for record in records(Path(path)):
+            asked = record["prompt_sha256"] if "prompt_sha256" in record else sha256(str(record.get("prompt", "")))
+            self._known[str(record.get("question", "text")), str(asked)] = record["answer"]
+        if not self._known:
+            raise InputError(f"'{path}' holds no answer; each line is a JSON object with a prompt and an answer")
+        self.has_odds = any(question != "text" for question, _ in self._known)
+
+    def answers(self, prompts: Sequence[str]) -> Iterator[str | Failed]:
+        for prompt in prompts:
+            found = self._known.get(("text", sha256(prompt)))
+            yield Failed("not in the file") if found is None else str(found)
+
+    def odds(self, prompts: Sequence[str], yes: str, no: str) -> Iterator[float | Failed]:
+        for prompt in prompts:
+            found = self._known.get((odds_question(yes, no), sha256(prompt)))
+            yield Failed("not in the file") if found is None or isinstance(found, str) else float(found)
+
+
+# ---------------------------------------------------------------- by name
+
+
+def judge_of(
+    told: str,
+    *,
+    load: Callable[[str], Model] | None = None,
+    model: str | None = None,
+    key_variable: str = KEY_VARIABLE,
+    cache: str | os.PathLike[str] | None = None,
+    max_calls: int | None = None,
+    max_characters: int | None = None,
+) -> Asking | None:
+    """The judge that a text names: "local:MODEL", an http(s) URL, "replay:FILE", or None for "none".
+
+    Args:
+        told: the text.
+        load: opens a model by its name, for "local:".
+        model: which of the models behind a URL.
+        key_variable: environment variable that holds the URL's key.
+        cache, max_calls, max_characters: see `Asking`.
+
+    Raises:
+        InputError: another text, a URL without a model, or a local model where none can be opened.
+    """
+    kind, _, rest = told.partition(":")
+    budget: dict[str, Any] = {"cache": cache, "max_calls": max_calls, "max_characters": max_characters}
+    if told == "none":
+        return None
+    if kind in ("http", "https"):
+        from armillary.inspect.url_judge import UrlJudge
+
+        if not model:
+            raise InputError(f"which model behind '{told}' is to judge? Name it (judge_model, or --judge-model on the command line)")
+        return UrlJudge(told, model, key_variable=key_variable, **budget)
+    if kind == "replay" and rest:
+        return ReplayJudge(rest)
+    if kind == "local" and rest:
+        if load is None:
+            raise InputError(f"judge {told!r} cannot be opened here; pass judge=LocalJudge(model), or use `armillary label --report`")
+        return LocalJudge(load(rest), **budget)
+    raise InputError(f"unknown judge {told!r}; allowed: none, local:MODEL, replay:FILE, or a URL such as http://localhost:8000/v1")

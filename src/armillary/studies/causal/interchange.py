@@ -1,0 +1,268 @@
+"""Interchange interventions: a task's pairs are run with the activation of the base's run changed at one site and token.
+
+A model is asked every different prompt once, and read once at all sites and positions that are looked at. What a change is made of, the
+activations of base and source, is known before the model is run with it, so only the one token's activation is ever encoded.
+
+Letters: P pairs, n different prompts, b pairs of a batch, D width of a site, R rank.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from armillary.core.edits import Interchange
+from armillary.core.model import Edit, Model, Where
+from armillary.core.pairs import answer_key, distinct, prompt_key, runs, weights
+from armillary.core.progress import progress
+from armillary.core.prompted import BATCH_TOKENS, Prompted, activations_at, answered, by_length, only_at
+from armillary.core.site import Site
+from armillary.core.statistics import Floats
+from armillary.core.task import Pair, Prompt, Task
+from armillary.core.tokens import Bools, Ints
+
+#: A change of some runs: from the prompts of their bases [b] and of their sources [b], and where in each run, makes the edit.
+Change = Callable[[Ints, Ints, Where], Edit]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Pairs that are run on a model.
+
+    Args:
+        model: it.
+        pairs: P.
+        base, source: [P] numbers of their prompts.
+        unit: [P] which pairs belong together: those of one base entity.
+        batch_tokens: tokens per forward pass; speed and memory only.
+    """
+
+    model: Model
+    pairs: tuple[Pair, ...]
+    base: Ints
+    source: Ints
+    unit: Ints
+    batch_tokens: int = BATCH_TOKENS
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @cached_property
+    def _runs(self) -> tuple[Prompted, Ints]:
+        return runs(self.model, self.pairs)
+
+    @cached_property
+    def _places(self) -> dict[str, Ints]:
+        return {}
+
+    def place(self, position: str) -> Ints:
+        """[runs] the token of each different run at a position."""
+        if position not in self._places:
+            self._places[position] = self._runs[0].at(position)
+        return self._places[position]
+
+    @cached_property
+    def weight(self) -> Floats:
+        """[P] share of each pair in the score."""
+        return weights(self.pairs)
+
+    def score(self, right: Bools) -> float:
+        """The score of a variable: the mean over kinds of the share of pairs [P] that came out as expected; see `core.pairs.weights`."""
+        return round(float(self.weight @ right), 12)  # so that equal scores are equal
+
+    def take(self, which: Ints) -> Trials:
+        """Some of the pairs."""
+        chosen = tuple(self.pairs[i] for i in which)
+        return Trials(self.model, chosen, self.base[which], self.source[which], self.unit[which], self.batch_tokens)
+
+    def split(self, share: float, seed: int) -> tuple[Trials, Trials]:
+        """Pairs to learn from and pairs to choose by: of all units about a share is left to choose by, and one at least; of a single unit
+        there is nothing to leave, and both are all pairs."""
+        units = np.unique(self.unit)
+        if len(units) < 2:
+            return self, self
+        n = min(len(units) - 1, max(1, round(share * len(units))))
+        left = np.isin(self.unit, np.random.default_rng(seed).permutation(units)[:n])
+        return self.take(np.flatnonzero(~left)), self.take(np.flatnonzero(left))
+
+    # ------------------------------------------------------------ running them
+
+    def batches(self) -> list[Ints]:
+        """[b] pairs of every forward pass, alike in length."""
+        prompted, run = self._runs
+        return list(by_length(prompted.tokens.lengths[run], self.batch_tokens))
+
+    def logits(self, which: Ints, position: str, change: Change, *, grad: bool = False) -> tuple[Prompted, Tensor]:
+        """Runs of some pairs [b] with their activations at a position changed, and the logits [b, T, V]."""
+        prompted, run = self._runs
+        some = prompted.take(run[which])
+        edit = change(self.base[which], self.source[which], only_at(self.place(position)[run[which]]))
+        return some, self.model.logits(some.tokens, edits=[edit], grad=grad)
+
+    def right(self, position: str, change: Change) -> Bools:
+        """[P] whether the model gives the expected answer when its activations at a position are changed."""
+        found = np.zeros(len(self), bool)
+        with torch.no_grad(), progress("interchange", total=len(self), unit="pairs") as bar:
+            for which in self.batches():
+                some, logits = self.logits(which, position, change)
+                found[which] = some.right(logits).cpu().numpy()
+                bar.advance(len(which))
+        return found
+
+    def loss(self, which: Ints, position: str, change: Change) -> Tensor:
+        """[b] nats per token of the expected answers of some pairs; differentiable in what the change is made of."""
+        with torch.enable_grad():
+            some, logits = self.logits(which, position, change, grad=True)
+            return some.loss(logits)
+
+
+class Bench:
+    """A task on a model: the pairs whose two prompts the model answers as the causal model does, and the activations of these prompts.
+
+    Args:
+        model: the model.
+        task: the task.
+        places: the sites and positions to read activations at.
+        variables: which; all for ().
+        max_pairs: pairs of each variable and split at most, drawn by `seed`, as many of each kind; None for all.
+        seed: of the draw.
+        batch_tokens: tokens per forward pass; speed and memory only.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        task: Task,
+        places: Sequence[tuple[Site, str]],
+        *,
+        variables: Sequence[str] = (),
+        max_pairs: int | None = None,
+        seed: int = 0,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> None:
+        self.model, self.task, self.batch_tokens = model, task, batch_tokens
+        chosen = [name for name in task.variables if not variables or name in variables]
+        splits = {"train": task.train, "test": task.test}
+        #: (variable, split) -> pairs that were drawn.
+        self.drawn = {
+            (name, split): _draw([pair for pair in pairs if pair.variable == name], max_pairs, seed)
+            for name in chosen
+            for split, pairs in splits.items()
+        }
+        self._known: dict[tuple[object, ...], bool] = {}
+        everyone = [pair for pairs in self.drawn.values() for pair in pairs]
+        self._ask([(prompt, prompt.answer) for pair in everyone for prompt in (pair.base, pair.source)])
+        kept = {key: [pair for pair in pairs if self._can_do(pair)] for key, pairs in self.drawn.items()}
+        prompts, index = distinct([p for pairs in kept.values() for pair in pairs for p in (pair.base, pair.source)], prompt_key)
+        self.x = activations_at(model, prompts, places, batch_tokens=batch_tokens) if prompts else {}
+        #: (variable, split) -> the pairs that are kept.
+        self.trials = dict(zip(kept, self._trials(list(kept.values()), index.reshape(-1, 2)), strict=True))
+        self._everything: dict[tuple[str, str, Site, str], Bools] = {}
+
+    def _trials(self, kept: Sequence[Sequence[Pair]], prompts: Ints) -> list[Trials]:
+        """Trials of lists of pairs, from the prompts [P, 2] of all of them."""
+        units = {name: i for i, name in enumerate(sorted({unit_of(pair) for pairs in self.drawn.values() for pair in pairs}))}
+        ends = np.cumsum([0, *(len(pairs) for pairs in kept)])
+        out = []
+        for pairs, low, high in zip(kept, ends, ends[1:], strict=False):
+            unit = np.array([units[unit_of(pair)] for pair in pairs], np.int64)
+            base, source = prompts[low:high].T
+            out.append(Trials(self.model, tuple(pairs), base, source, unit, self.batch_tokens))
+        return out
+
+    @property
+    def variables(self) -> list[str]:
+        """The variables that are looked at."""
+        return list(dict.fromkeys(name for name, _ in self.drawn))
+
+    def kept(self, split: str, variable: str | None = None) -> Bools:
+        """[P] whether the model can do each pair that was drawn of a split, and of a variable or of all."""
+        keys = [key for key in self.drawn if key[1] == split and variable in (None, key[0])]
+        return np.array([self._can_do(pair) for key in keys for pair in self.drawn[key]], bool)
+
+    def nothing(self, variable: str, split: str = "test") -> Bools:
+        """[P] whether the expected answer is what the model says without any change."""
+        pairs = self.trials[variable, split].pairs
+        self._ask([(pair.base, pair.expected) for pair in pairs])
+        return np.array([self._known[pair.base.text, pair.expected] for pair in pairs], bool)
+
+    def everything(self, variable: str, site: Site, position: str, split: str = "test") -> Bools:
+        """[P] the same where the source's activation is put in whole."""
+        key = (variable, split, site, position)
+        if key not in self._everything:
+            self._everything[key] = self.trials[variable, split].right(position, Whole(site, self.x[site, position]))
+        return self._everything[key]
+
+    def _can_do(self, pair: Pair) -> bool:
+        return self._known[answer_key(pair.base)] and self._known[answer_key(pair.source)]
+
+    def _ask(self, asked: Sequence[tuple[Prompt, str]]) -> None:
+        """See whether the model gives these answers, which of each different prompt and answer is found out once."""
+        new = {(prompt.text, answer): prompt for prompt, answer in asked if (prompt.text, answer) not in self._known}
+        found = answered(self.model, list(new.values()), [answer for _, answer in new], batch_tokens=self.batch_tokens)
+        self._known |= dict(zip(new, found.tolist(), strict=True))
+
+
+def unit_of(pair: Pair) -> str:
+    """What a pair is about: its base's entity, else all groups of its base but the template, else the base's text."""
+    groups: Mapping[str, str] = pair.base.groups
+    if "entity" in groups:
+        return groups["entity"]
+    return " / ".join(f"{key} {groups[key]}" for key in sorted(groups) if key != "template") or pair.base.text
+
+
+def _draw(pairs: Sequence[Pair], most: int | None, seed: int) -> list[Pair]:
+    """At most so many pairs, as many of each kind as can be, in their order."""
+    if most is None or len(pairs) <= most:
+        return list(pairs)
+    rank: Counter[str] = Counter()
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    key = np.zeros(len(pairs), np.int64)
+    for i in order:
+        key[i] = rank[pairs[i].kind]
+        rank[pairs[i].kind] += 1
+    chosen = sorted(order[np.argsort(key[order], kind="stable")][:most])
+    return [pairs[i] for i in chosen]
+
+
+# ---------------------------------------------------------------- changes
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The source's activation in place of the base's: the most that can be exchanged.
+
+    Args:
+        site: where.
+        x: [n, D] activations of the prompts.
+    """
+
+    site: Site
+    x: Tensor
+
+    def __call__(self, base: Ints, source: Ints, where: Where) -> Edit:
+        return Interchange(self.site, self.x[torch.from_numpy(source)][:, None], where=where)
+
+
+@dataclass(frozen=True)
+class Within:
+    """The source's part in a subspace.
+
+    Args:
+        site: where.
+        x: [n, D] activations of the prompts.
+        basis: [R, D] orthonormal rows.
+    """
+
+    site: Site
+    x: Tensor
+    basis: Tensor
+
+    def __call__(self, base: Ints, source: Ints, where: Where) -> Edit:
+        return Interchange(self.site, self.x[torch.from_numpy(source)][:, None], basis=self.basis, where=where)

@@ -1,0 +1,314 @@
+"""The localization study's report: estimates from which pairs came out as expected, tables and figures.
+
+Letters: P pairs of a variable's test, U units (base entities).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from armillary.core.pairs import CAUSE, ISOLATE, is_about_entities, kind_shares
+from armillary.core.provenance import versions
+from armillary.core.report import Estimate, Report
+from armillary.core.statistics import Floats, Units, ratio_interval
+from armillary.core.study import Subject
+from armillary.core.tokens import Bools, Ints
+from armillary.studies.causal.interchange import Bench, Trials, unit_of
+from armillary.studies.causal.masks import Chosen, Coordinates
+
+if TYPE_CHECKING:
+    from armillary.studies.causal.localization import Config
+
+#: Fewer kept pairs than this make an estimate of little worth.
+FEW = 20
+#: Features that a table names at most.
+NAMED = 20
+#: What a unit of the bootstrap is.
+UNIT = "base entity"
+
+
+@dataclass(frozen=True)
+class Found:
+    """One position.
+
+    Args:
+        position: which.
+        chosen: the features.
+        coordinates: what they were chosen from.
+        right: [P] whether each pair of the test came out as expected.
+        everything: [P] the same with the source's whole activation.
+    """
+
+    position: str
+    chosen: Chosen
+    coordinates: Coordinates
+    right: Bools
+    everything: Bools
+
+
+@dataclass(frozen=True)
+class Located:
+    """One variable; nothing is found where the model can do no pair of the training or of the test.
+
+    Args:
+        variable: which.
+        test: P pairs.
+        found: per position.
+        nothing: [P] whether each pair comes out as expected without any change.
+        random: [P] the share of random choices with which it does, at the best position.
+    """
+
+    variable: str
+    test: Trials
+    found: tuple[Found, ...] = ()
+    nothing: Bools = field(default_factory=lambda: np.zeros(0, bool))
+    random: Floats = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def best(self) -> Found:
+        """The position that was best on the pairs held back; the first of equals."""
+        return max(self.found, key=lambda one: one.chosen.score)
+
+    def with_random(self, random: Floats) -> Located:
+        """The same with the null of random choices."""
+        return replace(self, random=random)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of pairs, in the order they are met."""
+        return list(dict.fromkeys(pair.kind for pair in self.test.pairs))
+
+    def shares(self, measure: str) -> dict[str, float]:
+        """How much each kind of pair counts in a measure; {} where the pairs do not ask for it."""
+        if measure == "iia":
+            return {kind: 1 / len(self.kinds) for kind in self.kinds}
+        if not is_about_entities(self.kinds):
+            return {}
+        part = {CAUSE: [CAUSE], ISOLATE: [kind for kind in self.kinds if _isolates(kind)]}
+        return kind_shares(part.get(measure, self.kinds))
+
+
+def _isolates(kind: str) -> bool:
+    return kind.partition(":")[0] == ISOLATE
+
+
+def report(subject: Subject, bench: Bench, located: Sequence[Located], config: Config, seconds: float) -> Report:
+    """The report of one subject."""
+    estimates: dict[str, Estimate] = {}
+    for measure in ("disentangle", "cause", "isolate", "iia"):
+        estimates |= _estimates(measure, located, bench, config)
+    estimates |= _kept(bench, config) | {f"n_features: {one.variable}": _n_features(one) for one in located}
+    return Report(
+        subject.label,
+        estimates,
+        {"variables": _variables(located), "positions": _positions(located), "kept": _kept_table(bench)},
+        {"score by position": _figure(located)},
+        notes=_notes(config),
+        warnings=_warnings(located, bench),
+        provenance=_provenance(subject, bench, config),
+        seconds=seconds,
+    )
+
+
+# ---------------------------------------------------------------- estimates
+
+
+def _estimates(measure: str, located: Sequence[Located], bench: Bench, config: Config) -> dict[str, Estimate]:
+    """One measure of every variable, after its mean over variables where there are several."""
+    asked = [one for one in located if not one.found or one.shares(measure)]
+    if measure != "iia" and not any(one.found for one in asked):
+        return {}
+    each = {f"{measure}: {one.variable}": _estimate(measure, [one], bench, config) for one in asked}
+    there = [one for one in asked if one.found]
+    return {measure: _estimate(measure, there, bench, config), **each} if len(asked) > 1 and there else each
+
+
+def _estimate(measure: str, located: Sequence[Located], bench: Bench, config: Config) -> Estimate:
+    """A measure of one variable, or its mean over several."""
+    if not located[0].found:
+        return Estimate.missing(_why_missing(located[0].variable, bench), better="higher")
+    weight = np.concatenate([_weight(one, measure) / len(located) for one in located])
+    kind = np.array([pair.kind for one in located for pair in one.test.pairs])
+    unit = np.concatenate([one.test.unit for one in located])
+
+    def joined(of: Callable[[Located], Any]) -> Floats:
+        return np.concatenate([np.asarray(of(one), np.float64) for one in located])
+
+    units = _units(unit, weight, joined(lambda one: one.best.right))
+    low, high = ratio_interval(units, n_samples=config.n_bootstrap, seed=config.seed)
+    null, ceiling = _bounds(
+        weight, kind, joined(lambda one: one.nothing), joined(lambda one: one.best.everything), joined(lambda one: one.random)
+    )
+    return Estimate(units.value, low, high, int((weight > 0).sum()), null, ceiling, better="higher", units=units)
+
+
+def _weight(one: Located, measure: str) -> Floats:
+    """[P] how much each pair counts; 0 for kinds that do not."""
+    shares = one.shares(measure)
+    kinds = [pair.kind for pair in one.test.pairs]
+    return np.array([shares.get(kind, 0.0) / kinds.count(kind) for kind in kinds], np.float64)
+
+
+def _units(unit: Ints, weight: Floats, right: Floats) -> Units:
+    """Sums per base entity."""
+    ids, index = np.unique(unit[weight > 0], return_inverse=True)
+    some, values = weight[weight > 0], right[weight > 0]
+    above, below = (np.bincount(index, part, len(ids)).astype(np.float64) for part in (some * values, some))
+    return Units(UNIT, ids, above, below)
+
+
+def _bounds(weight: Floats, kind: Any, nothing: Floats, everything: Floats, random: Floats) -> tuple[float, float]:
+    """(the best of what needs no features: doing nothing, random ones, and exchanging everything where something has to stay; and the
+    most: exchanging everything where the answer is to change, and nothing where it is not)."""
+    stays = np.array([_isolates(one) for one in kind])
+    counted = weight > 0
+    trivial = [] if stays[counted].all() else [nothing, random]
+    trivial += [everything] if stays[counted].any() else []
+    return max(float(weight @ one) for one in trivial), float(weight @ np.where(stays, nothing, everything))
+
+
+def _kept(bench: Bench, config: Config) -> dict[str, Estimate]:
+    """Share of the test's pairs that the model can do."""
+    out = {}
+    names: list[str | None] = [None, *bench.variables] if len(bench.variables) > 1 else list(bench.variables)
+    for name in names:
+        pairs = [pair for key, drawn in bench.drawn.items() if key[1] == "test" and name in (None, key[0]) for pair in drawn]
+        found = bench.kept("test", name).astype(np.float64)
+        unit = np.unique([unit_of(pair) for pair in pairs], return_inverse=True)[1]
+        key = "kept" if name is None else f"kept: {name}"
+        if not len(found):
+            out[key] = Estimate.missing(f"the test has no pair of {name}", better="higher")
+            continue
+        units = _units(np.asarray(unit, np.int64), np.full(len(found), 1 / len(found)), found)
+        low, high = ratio_interval(units, n_samples=config.n_bootstrap, seed=config.seed)
+        out[key] = Estimate(units.value, low, high, len(found), ceiling=1.0, better="higher", units=units)
+    return out
+
+
+def _n_features(one: Located) -> Estimate:
+    if not one.found:
+        return Estimate.missing("nothing was learnt", better="lower")
+    total = len(one.best.coordinates)
+    return Estimate(float(one.best.chosen.n), n=max(1, total), ceiling=None, better="lower", unit=f"of {total:,}")
+
+
+def _why_missing(variable: str, bench: Bench) -> str:
+    for split in ("train", "test"):
+        drawn, kept = len(bench.drawn[variable, split]), len(bench.trials[variable, split])
+        if not drawn:
+            return f"the {split} has no pair of {variable!r}"
+        if not kept:
+            return f"the model answers both prompts of none of {drawn} {split} pairs of {variable!r}"
+    return ""
+
+
+# ---------------------------------------------------------------- tables and figures
+
+
+def _variables(located: Sequence[Located]) -> dict[str, list[Any]]:
+    """A row per variable."""
+    rows = []
+    for one in (one for one in located if one.found):
+        best, score = one.best, one.test.score
+        chosen = best.coordinates.names[best.chosen.mask.bool()].tolist()
+        more = f" and {len(chosen) - NAMED} more" if len(chosen) > NAMED else ""
+        rows.append({
+            "variable": one.variable, "position": best.position, "setting": best.chosen.setting, "features": len(chosen),
+            "score": score(best.right), "nothing": score(one.nothing), "random": float(one.test.weight @ one.random),
+            "everything": score(best.everything), "which": ", ".join(map(str, chosen[:NAMED])) + more,
+        })  # fmt: skip
+    return _columns(rows)
+
+
+def _positions(located: Sequence[Located]) -> dict[str, list[Any]]:
+    """A row per variable, position and kind of pair."""
+    rows = []
+    for one in located:
+        kinds = np.array([pair.kind for pair in one.test.pairs])
+        for found, kind in ((found, kind) for found in one.found for kind in one.kinds):
+            of = kinds == kind
+            rows.append({
+                "variable": one.variable, "position": found.position, "kind": kind, "pairs": int(of.sum()),
+                "right": float(found.right[of].mean()), "nothing": float(one.nothing[of].mean()),
+                "everything": float(found.everything[of].mean()), "features": found.chosen.n,
+                "held back": found.chosen.score, "is best": found is one.best,
+            })  # fmt: skip
+    return _columns(rows)
+
+
+def _kept_table(bench: Bench) -> dict[str, list[Any]]:
+    """A row per variable, split and kind of pair."""
+    rows = []
+    for (variable, split), drawn in bench.drawn.items():
+        known = bench.kept(split, variable)
+        for kind in dict.fromkeys(pair.kind for pair in drawn):
+            of = np.array([pair.kind == kind for pair in drawn])
+            rows.append({
+                "variable": variable, "split": split, "kind": kind, "pairs": int(of.sum()), "kept": int(known[of].sum()),
+                "share": float(known[of].mean()),
+            })  # fmt: skip
+    return _columns(rows)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
+
+
+def _figure(located: Sequence[Located]) -> dict[str, Any]:
+    """A bar per variable and position."""
+    places = [(one, found) for one in located for found in one.found]
+    names = [f"{one.variable}, {found.position}" for one, found in places]
+    trace = {"type": "bar", "x": names, "y": [one.test.score(found.right) for one, found in places]}
+    layout = {"title": {"text": "Score by position"}, "yaxis": {"title": {"text": "score on the test"}, "range": [0, 1]}}
+    return {"data": [trace], "layout": {**layout, "xaxis": {"title": {"text": "variable, position"}}, "barmode": "group"}}
+
+
+# ---------------------------------------------------------------- words
+
+
+def _notes(config: Config) -> list[str]:
+    chosen = {
+        "mask": "Features were chosen by a mask learnt through the model on training pairs",
+        "attribution": "Features were chosen by first-order attribution on training pairs",
+        "difference": "Features were chosen by how much they differ between bases and sources of training pairs",
+        "all": "All features were exchanged",
+    }[config.select]
+    return [
+        f"{chosen}; setting and position by training pairs of other entities, held back. The test had no part in either.",
+        "An answer is right where each of its tokens is the model's most likely one. Only pairs both of whose prompts it answers are kept.",
+        f"Null: the best of doing nothing, as many random features ({config.n_random} draws) and, where something has to stay, exchanging "
+        "everything. Ceiling: exchanging everything where the answer is to change, nothing where it is not.",
+        "Intervals: 95 %, bootstrap over base entities.",
+    ]
+
+
+def _warnings(located: Sequence[Located], bench: Bench) -> list[str]:
+    out = []
+    for one in located:
+        if not one.found:
+            out.append(f"{one.variable}: {_why_missing(one.variable, bench)}")
+            continue
+        if (fewest := min(len(bench.trials[one.variable, split]) for split in ("train", "test"))) < FEW:
+            out.append(f"{one.variable}: only {fewest} pairs are kept in training or test; the scores say little")
+        if one.best.chosen.n == 0:
+            out.append(f"{one.variable}: no feature was chosen at {one.best.position!r}, so its scores are those of doing nothing")
+        if one.test.score(one.best.everything) <= one.test.score(one.nothing) and not is_about_entities(one.kinds):
+            out.append(f"{one.variable}: exchanging everything at {one.best.position!r} does no better than nothing; it is not kept there")
+    return out
+
+
+def _provenance(subject: Subject, bench: Bench, config: Config) -> dict[str, Any]:
+    task = bench.task
+    return {
+        "study": "localization",
+        "fit": dict(subject.fit().provenance),
+        "model": bench.model.name,
+        "revision": bench.model.revision,
+        "task": {"name": task.name, "note": task.note, "train": len(task.train), "test": len(task.test)},
+        "settings": config.model_dump(mode="json"),
+        "versions": versions(),
+    }

@@ -1,0 +1,203 @@
+"""Aims: the features that are steered, the edits that steer them, and what tells whether a text is about them.
+
+Letters: F features, D width, n texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from armillary.core.decomposition import Decomposition
+from armillary.core.dictionary import ROLES, Dictionary, FeatureKind
+from armillary.core.model import Model
+from armillary.core.site import Site
+from armillary.core.statistics import Floats, matched_directions
+from armillary.errors import CapabilityError, InputError
+from armillary.inspect.logits import feature_directions
+from armillary.studies.causal.edit_families import Family, adding, moving
+from armillary.studies.causal.proxies import own_share, own_tokens
+from armillary.studies.causal.steering_concept import Concept, learn, passages
+from armillary.studies.causal.steering_evidence import Evidence
+from armillary.studies.causal.steering_scores import Reading, probability
+from armillary.studies.causal.steering_writing import Texts, Way
+from armillary.studies.units import RowUnits
+
+#: Rows a feature has to fire on to be chosen; features that are looked at for each one that is wanted.
+FEWEST, CANDIDATES = 8, 16
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A feature to be steered.
+
+    Args:
+        feature: its number.
+        kind: direction, region or subspace.
+        n_fires: rows it fires on, in the half that features are chosen by; None without rows.
+        families: the edits, by way; what cannot be had is left out. "against" is the feature's family with sign -1.
+        own: tokens it promotes, or None where nothing is known of the site's way out.
+        concept: classifier of its passages, or None.
+        near, far: rows of its passages, and of random ones.
+        share: of the concept in texts, 0 to 1; None with a `reason`.
+        reason: why it cannot be scored.
+    """
+
+    feature: int
+    kind: FeatureKind
+    n_fires: int | None
+    families: dict[Way, Family]
+    own: Tensor | None = None
+    concept: Concept | None = None
+    near: tuple[int, ...] = field(default=(), repr=False)
+    far: tuple[int, ...] = field(default=(), repr=False)
+    share: Reading | None = None
+    reason: str = ""
+
+    def log_odds(self, texts: Texts) -> Floats:
+        """[n] by the classifier; NaN without one."""
+        return np.full(len(texts.ids), np.nan) if self.concept is None else self.concept.log_odds(texts.ids)
+
+    def own_share(self, texts: Texts) -> Floats:
+        """[n] share of each text's tokens that are the feature's own; NaN where these are not known."""
+        return np.full(len(texts.ids), np.nan) if self.own is None else own_share(texts.ids, self.own)
+
+
+def candidates(fit: Decomposition, features: Sequence[int], n: int, *, has_rows: bool, seed: int) -> list[int]:
+    """Features to look at: those that are given, else enough in a drawn order to find `n` that fire."""
+    if features:
+        fit.dictionary.atoms_of(list(features))
+        return [int(one) for one in features]
+    order = np.random.default_rng(seed).permutation(fit.n_features)
+    return [int(one) for one in order[: n * CANDIDATES if has_rows else n]]
+
+
+def chosen(asked: Sequence[int], evidence: Evidence | None, features: Sequence[int], n: int) -> list[int]:
+    """Of the candidates those that are given, else the first `n` that fire.
+
+    Raises:
+        InputError: none fires.
+    """
+    if features or evidence is None:
+        return list(asked)
+    alive = [one for one, fires in zip(asked, evidence.n_fires, strict=True) if fires >= FEWEST]
+    if not alive:
+        raise InputError(f"none of the {len(asked)} features that were looked at fires on {FEWEST} rows; give more text, or name features")
+    return alive[:n]
+
+
+@dataclass(frozen=True)
+class Aimer:
+    """Makes the aims of one fit.
+
+    Args:
+        fit, model: whose features, and the model that is steered.
+        evidence: of the rows; None without rows.
+        n_own: tokens that count as a feature's own.
+        size: tokens of a passage.
+        least: AUROC below which a classifier is not used.
+        seed: of random directions.
+    """
+
+    fit: Decomposition
+    model: Model
+    evidence: Evidence | None
+    n_own: int
+    size: int
+    least: float
+    seed: int
+
+    @property
+    def site(self) -> Site:
+        """What is edited: the site that the fit writes.
+
+        Raises:
+            InputError: the fit does not name one.
+        """
+        return written_site(self.fit)
+
+    def aim(self, feature: int) -> Aim:
+        """The feature, with all that is known of it."""
+        what, place = self.fit.dictionary.feature(feature), self._place(feature)
+        fires = None if self.evidence is None else int(self.evidence.n_fires[place])
+        if not float(what.direction.norm()) > 0:
+            return Aim(feature, what.kind, fires, {}, reason="its direction has length 0")
+        found = Aim(feature, what.kind, fires, self._families(feature), self._own(feature))
+        if self.evidence is None or self.evidence.rows.tokens is None:
+            return _by_own(found)
+        return self._by_passages(found, self.evidence, place)
+
+    def _place(self, feature: int) -> int:
+        """Of the feature among the candidates."""
+        return 0 if self.evidence is None else int(np.flatnonzero(self.evidence.features == feature)[0])
+
+    def _families(self, feature: int) -> dict[Way, Family]:
+        what, site = self.fit.dictionary.feature(feature), self.site
+        vector, centre = what.direction.float(), _centre(self.fit.dictionary)
+        seed = self.seed + feature
+        if what.position is not None:
+            other = centre + matched_directions((vector - centre)[None], seed=seed)[0]
+            found: dict[Way, Family] = {"feature": moving(site, vector), "random": moving(site, other)}
+        else:
+            family = adding(site, vector)
+            found = {"feature": family, "against": family, "random": adding(site, matched_directions(vector[None], seed=seed)[0])}
+        difference = self._difference(feature)
+        return found if difference is None else {**found, "diffmeans": adding(site, difference)}
+
+    def _difference(self, feature: int) -> Tensor | None:
+        """[D] mean of the rows it fires on minus the mean of the others, where both are and the fit reads what it writes."""
+        if self.evidence is None or self.fit.inputs != self.fit.targets:
+            return None
+        found = self.evidence.difference[self._place(feature)]
+        return found if bool(torch.isfinite(found).all()) and float(found.norm()) > 0 else None
+
+    def _own(self, feature: int) -> Tensor | None:
+        try:
+            return own_tokens(self.model, self.site, feature_directions(self.fit.dictionary, [feature])[0], self.n_own)
+        except CapabilityError:
+            return None
+
+    def _by_passages(self, aim: Aim, evidence: Evidence, place: int) -> Aim:
+        near = evidence.passages[place][evidence.passages[place] >= 0]
+        if not aim.n_fires and not len(near):
+            return replace(aim, reason="it never fires on the rows")
+        mine, others = (passages(evidence.rows, row, self.size) for row in (near, evidence.others))
+        unit = RowUnits.of(evidence.rows).unit(np.concatenate([near, evidence.others]))
+        found = learn(mine, others, unit)
+        rows_of = (tuple(near.tolist()), tuple(evidence.others.tolist()))
+        if isinstance(found, str):
+            return replace(aim, reason=found, near=rows_of[0], far=rows_of[1])
+        if found.auroc < self.least:
+            why = f"its passages cannot be told from others by their tokens: AUROC {found.auroc:.2f} on other documents"
+            return replace(aim, concept=found, reason=why, near=rows_of[0], far=rows_of[1])
+        return replace(aim, concept=found, share=lambda texts: probability(found.log_odds(texts.ids)), near=rows_of[0], far=rows_of[1])
+
+
+def _by_own(aim: Aim) -> Aim:
+    """Scored by the tokens it promotes, where nothing else is known."""
+    own = aim.own
+    if own is None:
+        return replace(aim, reason="neither text with rows nor the tokens it promotes are known")
+    return replace(aim, share=lambda texts: own_share(texts.ids, own))
+
+
+def written_site(fit: Decomposition) -> Site:
+    """The one site that a fit writes.
+
+    Raises:
+        InputError: it does not name one.
+    """
+    source = fit.targets[0][0]
+    if len(fit.targets) != 1 or source is None:
+        raise InputError(f"{fit!r} does not name the one site that it rebuilds, where it could be steered; fit rows that know their source")
+    return source.site
+
+
+def _centre(dictionary: Dictionary) -> Tensor:
+    """[D] mean of the centroids; 0 without any."""
+    is_centroid = dictionary.role == ROLES.index("centroid")
+    return dictionary.atoms[is_centroid].float().mean(0) if bool(is_centroid.any()) else dictionary.atoms.new_zeros(dictionary.d).float()

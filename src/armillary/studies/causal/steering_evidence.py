@@ -1,0 +1,141 @@
+"""Evidence: what rows say of some features, gathered in one pass.
+
+Documents (blocks of rows, where there is no text) are dealt to two halves. One half tells whether a feature fires at all, and the
+difference between the mean of the rows it fires on and the mean of the others; the other half holds the passages by which it is judged
+what was written, so that no baseline was made from these.
+
+Letters: N rows, F features of the fit, f candidates, D width, n passages kept per feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from armillary.core.columns import columns_for
+from armillary.core.decomposition import Decomposition
+from armillary.core.method import Consumer, Pass
+from armillary.core.rows import PRIORITIES, Batch, Permutation, Rows
+from armillary.core.tokens import Bools, Ints
+from armillary.inspect.best import Best, Pairs
+from armillary.studies.units import RowUnits
+
+#: Responsibility from which a row is a region's.
+MEMBER = 0.5
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was found of the candidates.
+
+    Args:
+        features: [f] which.
+        n_fires: [f] rows of the first half on which each fires.
+        difference: [f, D] mean of those rows minus the mean of the other ones; NaN where either is empty.
+        passages: [f, n] rows of the second half with its largest activations, -1 where there are fewer.
+        others: [m] rows of the second half, drawn at random.
+        rows: what was read.
+    """
+
+    features: Ints
+    n_fires: Ints
+    difference: Tensor
+    passages: Ints
+    others: Ints
+    rows: Rows
+
+
+class Gather(Consumer):
+    """The pass.
+
+    Args:
+        fit: whose features.
+        rows: what is read; special tokens are left out.
+        features: [f] candidates.
+        n: passages of each.
+        n_others: rows drawn at random, at most.
+        batch_size: rows per batch.
+        seed: of the halves and the draw.
+    """
+
+    label = "steering"
+
+    def __init__(
+        self, fit: Decomposition, rows: Rows, features: Sequence[int], *, n: int, n_others: int, batch_size: int, seed: int
+    ) -> None:
+        self.fit, self.rows, self.features = fit, rows, np.asarray(features, dtype=np.int64)
+        self.units, self.order, self.is_done = RowUnits.of(rows), Pass(batch_size), False
+        self.columns, self.deal = columns_for(fit, rows.layout)[0], Permutation(PRIORITIES, seed)
+        f, d = len(self.features), sum(columns for _, columns in fit.inputs)
+        kinds = [fit.dictionary.feature(int(one)).kind for one in self.features]
+        self.least = torch.tensor([MEMBER if kind == "region" else fit.encoder.fires or 0.0 for kind in kinds]).double()  # [f]
+        self.best = {"passages": Best(f, n, one_per_group=self.units.kind == "document"), "others": Best(1, n_others)}
+        self.sums = {"fires": torch.zeros(f, d + 1, dtype=torch.float64), "all": torch.zeros(d + 1, dtype=torch.float64)}
+
+    def next_pass(self) -> Pass | None:
+        return None if self.is_done else self.order
+
+    def end_pass(self) -> None:
+        self.is_done = True
+
+    def update(self, batch: Batch) -> None:
+        kept = self.units.counts(batch.row)
+        x = batch.x[torch.from_numpy(kept).to(batch.x.device)][:, self.columns]
+        row, device = batch.row[kept], self.fit.dictionary.atoms.device
+        value = self.fit.activations(x.to(device)).columns(torch.from_numpy(self.features).to(device)).double().cpu()  # [n, f]
+        is_first = self._is_first(row)
+        self._add(x[torch.from_numpy(is_first).to(x.device)].cpu().double(), value[torch.from_numpy(is_first)])
+        self._offer(row[~is_first], value[torch.from_numpy(~is_first)])
+
+    def _is_first(self, row: Ints) -> Bools:
+        """[n] whether rows are of the first half."""
+        return np.asarray(self.deal(self.units.unit(row)) % 2 == 0)
+
+    def _add(self, x: Tensor, value: Tensor) -> None:
+        """Sums of rows [n, D] and their number, of all and of those each candidate fires on."""
+        x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+        self.sums["fires"] += (value > self.least).double().T @ x
+        self.sums["all"] += x.sum(0)
+
+    def _offer(self, row: Ints, value: Tensor) -> None:
+        document = self.units.unit(row)
+        which, feature = np.nonzero((value > self.least).numpy())
+        found = value.numpy()[which, feature]
+        self.best["passages"].offer(Pairs(feature, row[which], found, found, document[which]))
+        priority = -self.deal(row % PRIORITIES).astype(np.float64)
+        self.best["others"].offer(Pairs(np.zeros_like(row), row, priority, priority, document))
+
+    def state(self) -> Mapping[str, Any]:
+        return {"best": {name: best.state() for name, best in self.best.items()}, "sums": dict(self.sums), "is_done": self.is_done}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        for name, best in self.best.items():
+            best.load(state["best"][name])
+        self.sums, self.is_done = dict(state["sums"]), state["is_done"]
+
+    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+        first, *others = states
+        self.load({**first, "sums": {name: torch.stack([one["sums"][name] for one in states]).sum(0) for name in self.sums}})
+        for other in others:
+            for name, best in self.best.items():
+                best.absorb(other["best"][name])
+
+    def finish(self) -> Evidence:
+        for best in self.best.values():
+            best.settle()
+        fires, n = self.sums["fires"][:, :-1], self.sums["fires"][:, -1:]
+        others, m = self.sums["all"][:-1] - fires, self.sums["all"][-1] - n
+        drawn = self.best["others"].row[0]
+        return Evidence(
+            self.features,
+            n[:, 0].long().numpy(),
+            (fires / n - others / m).float(),  # NaN over 0
+            self.best["passages"].row,
+            np.sort(drawn[drawn >= 0]),
+            self.rows,
+        )

@@ -1,0 +1,288 @@
+"""The steering study's report: estimates over features, tables and figures.
+
+Letters: f features, S strengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from armillary.core.config import Config
+from armillary.core.report import Better, Estimate, Report
+from armillary.core.statistics import Units, ratio_interval
+from armillary.studies.causal.steering_judge import ASPECTS, BEST, Aspect, rank_correlation
+from armillary.studies.causal.steering_measured import Judged, Measured, Shown, Steered, Value
+from armillary.studies.causal.steering_scores import marks
+from armillary.studies.causal.steering_writing import WAYS, Way
+
+#: Estimate -> which way is good, its unit, its ceiling.
+NUMBERS: dict[str, tuple[Better, str, float | None]] = {
+    "score": ("higher", "", 1.0),
+    "concept": ("higher", "", 1.0),
+    "fluency": ("higher", "", 1.0),
+    "log_odds": ("higher", "nats", None),
+    "own": ("higher", "", 1.0),
+    "loss": ("lower", "nats", 0.0),
+    "distinct": ("higher", "", None),
+    "similarity": ("higher", "", None),
+}
+NAMES: dict[Way, str] = {"feature": "feature", "against": "against it", "random": "random direction", "diffmeans": "DiffMeans"}
+#: Features whose texts are shown, and texts of each; warnings about features.
+EXAMPLES, EACH, WARNED = 4, 2, 4
+
+
+class Reporter:
+    """Makes the report of one subject.
+
+    Args:
+        measured: what was found.
+        config: of the study, with `n_bootstrap`, `seed` and `targets`.
+        words: of token ids.
+    """
+
+    def __init__(self, measured: Measured, config: Any, words: Sequence[str]) -> None:
+        self.m, self.config, self.words = measured, config, words
+
+    def report(self, settings: Config, seconds: float) -> Report:
+        m = self.m
+        return Report(
+            m.subject.label,
+            self.estimates(),
+            self.tables(),
+            {"pareto": self.figure(["feature"]), "pareto_baselines": self.figure(list(WAYS))},
+            notes=self.notes(),
+            warnings=self.warnings(),
+            provenance={
+                "study": "steering",
+                "fit": dict(m.subject.fit().provenance),
+                "model": m.writer.model.name,
+                "settings": settings.model_dump(mode="json"),
+            },
+            seconds=seconds,
+        )
+
+    # ------------------------------------------------------------ estimates
+
+    def estimates(self) -> dict[str, Estimate]:
+        area = {way: self.m.values("area", way) for way in WAYS}
+        found = {"area": self._mean(area["feature"], area["random"], better="higher", ceiling=1.0)}
+        found["above_random"] = self._mean(_minus(area["feature"], area["random"]), better="higher", null=0.0)
+        has_means = any("diffmeans" in one.curves for one in self.m.features)
+        without = "" if has_means else "the difference of means needs rows, of a fit that rebuilds what it reads"
+        found["above_diffmeans"] = self._mean(_minus(area["feature"], area["diffmeans"]), better="higher", null=0.0, why=without)
+        found["area_diffmeans"] = self._mean(area["diffmeans"], area["random"], better="higher", ceiling=1.0, why=without)
+        only_regions = all("against" not in one.curves for one in self.m.features)
+        why = "regions are moved toward their centroid, never away from it" if only_regions else ""
+        found["area_against"] = self._mean(area["against"], area["random"], ceiling=1.0, why=why)
+        for name, (better, unit, ceiling) in NUMBERS.items():
+            values = [self.m.values(name, way) for way in ("feature", "random")]
+            if name != "similarity" or any(one.likeness is not None for one in self.m.features):
+                found[name] = self._mean(*values, better=better, unit=unit, ceiling=ceiling)
+        met = [self.m.reached(one) for one in self.m.features]
+        found["reached"] = self._mean([n / of if of else None for n, of in met], better="higher", ceiling=1.0)
+        return found if self.m.judged is None else {**found, **self._by_judge(self.m.judged)}
+
+    def _mean(
+        self, values: Sequence[Value], nulls: Sequence[Value] = (), *, null: float | None = None, why: str = "", **more: Any
+    ) -> Estimate:
+        """Over features that have a value."""
+        ids = [i for i, value in enumerate(values) if value is not None]
+        if not ids:
+            return Estimate.missing(self._why(why), better=more.get("better", "neither"), unit=more.get("unit", ""))
+        numbers = [self.m.features[i].aim.feature for i in ids]
+        units = Units.of_values("feature", [float(values[i] or 0.0) for i in ids], numbers)
+        low, high = ratio_interval(units, n_samples=self.config.n_bootstrap, seed=self.config.seed)
+        known = [nulls[i] for i in ids if i < len(nulls) and nulls[i] is not None]
+        return Estimate(
+            units.value, low, high, len(ids), null=float(np.mean(known)) if known else null, units=units, **more  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def _why(self, why: str) -> str:
+        """Why no feature has a value."""
+        reasons = list(dict.fromkeys(one.aim.reason for one in self.m.features if one.aim.reason))
+        if why:
+            return why
+        if reasons:
+            return f"no feature has one: {reasons[0]}"
+        return "no feature was steered this way" if self.m.features else "no feature was steered"
+
+    # ------------------------------------------------------------ the judge
+
+    def _by_judge(self, judged: Judged) -> dict[str, Estimate]:
+        scores = {
+            **{f"judge_{aspect}": judged.ratings.of[aspect] for aspect in ASPECTS},
+            "judge_score": judged.ratings.score(("concept", "fluency")),
+            "judge_score_axbench": judged.ratings.score(ASPECTS),
+        }
+        return {name: self._rated(judged, values) for name, values in scores.items()}
+
+    def _rated(self, judged: Judged, values: Any) -> Estimate:
+        """Mean rating of every feature's texts, over features."""
+
+        def of(way: Way) -> list[Value]:
+            mine = [[i for i, text in enumerate(judged.shown) if (text.feature, text.way) == (one.aim.feature, way)] for one in steered]
+            return [None if np.isnan(values[some]).all() else float(np.nanmean(values[some])) for some in mine]
+
+        steered = self.m.features
+        found = self._mean(of("feature"), of("random"), better="higher", ceiling=float(BEST))
+        why = "the judge gave no rating that can be read"
+        return found if found.value is not None else Estimate.missing(why, better="higher")
+
+    def correlations(self, judged: Judged) -> dict[str, list[Any]]:
+        """Spearman's correlation of each proxy with the judge's rating of what it stands for, over all texts that were rated."""
+        aims = {one.aim.feature: one for one in self.m.features}
+        stands: dict[str, Aspect] = {
+            "log_odds": "concept",
+            "own": "concept",
+            "similarity": "concept",
+            "loss": "fluency",
+            "distinct": "fluency",
+        }
+        rows: dict[str, list[Any]] = {"proxy": [], "rating": [], "rank_correlation": [], "texts": []}
+        for proxy, aspect in stands.items():
+            values = [self._reading(proxy, aims[text.feature], text) for text in judged.shown]
+            value, n = rank_correlation(np.array(values), judged.ratings.of[aspect])
+            for key, cell in zip(rows, (proxy, aspect, value, n), strict=True):
+                rows[key].append(cell)
+        return rows
+
+    @staticmethod
+    def _reading(proxy: str, one: Steered, text: Shown) -> float:
+        if proxy in ("loss", "distinct"):
+            return float(getattr(text.texts, proxy)[text.place])
+        reading = {"log_odds": one.aim.log_odds, "own": one.aim.own_share, "similarity": one.likeness}[proxy]
+        return float("nan") if reading is None else float(reading(text.texts)[text.place])
+
+    # ------------------------------------------------------------ tables
+
+    def tables(self) -> dict[str, Mapping[str, Sequence[Any]]]:
+        found: dict[str, Mapping[str, Sequence[Any]]] = {"curve": self._curve(), "features": self._features()}
+        if any(one.alphas for one in self.m.features):
+            found["alphas"] = self._alphas()
+        found |= {"strengths": self._strengths(), "texts": self._texts()}
+        return found if self.m.judged is None else {**found, "judge": self.correlations(self.m.judged)}
+
+    def mean_marks(self, way: Way) -> list[tuple[float, float, float, int] | None]:
+        """[S] means over features of concept, fluency and score at every KL, and the number of features; None without any."""
+        found = [self.m.marks(one, way) for one in self.m.features]
+        out: list[tuple[float, float, float, int] | None] = []
+        for i in range(len(self.config.targets)):
+            some = [marks[i] for marks in found if marks and marks[i] is not None]
+            cells = np.array([(mark.concept, mark.fluency, mark.score) for mark in some if mark is not None])
+            out.append((*cells.mean(0).tolist(), len(some)) if some else None)
+        return out
+
+    def _curve(self) -> dict[str, list[Any]]:
+        rows: dict[str, list[Any]] = {name: [] for name in ("along", "KL", "concept", "fluency", "score", "features")}
+        for way in WAYS:
+            for target, cells in zip(self.config.targets, self.mean_marks(way), strict=True):
+                for key, cell in zip(rows, (NAMES[way], target, *(cells or (None, None, None, 0))), strict=True):
+                    rows[key].append(cell)
+        return rows
+
+    def _features(self) -> dict[str, list[Any]]:
+        m, aims = self.m, [one.aim for one in self.m.features]
+        return {
+            "feature": [aim.feature for aim in aims],
+            "kind": [aim.kind for aim in aims],
+            "rows": [aim.n_fires for aim in aims],
+            "auroc": [None if aim.concept is None else aim.concept.auroc for aim in aims],
+            "area": m.values("area", "feature"),
+            "random": m.values("area", "random"),
+            "diffmeans": m.values("area", "diffmeans"),
+            "against": m.values("area", "against"),
+            "score": m.values("score", "feature"),
+            "own": m.values("own", "feature"),
+            "targets met": [f"{n} of {of}" for n, of in map(m.reached, m.features)],
+            "promotes": [" ".join(self._shown([] if aim.own is None else aim.own[:5].tolist())) for aim in aims],
+            "passages": [" ".join(self._shown([] if aim.concept is None else aim.concept.words(5))) for aim in aims],
+            "missing": [aim.reason for aim in aims],
+        }
+
+    def _shown(self, ids: Sequence[int]) -> list[str]:
+        return [repr(self.words[i])[1:-1].strip() or repr(self.words[i]) for i in ids]
+
+    def _alphas(self) -> dict[str, list[Any]]:
+        rows: dict[str, list[Any]] = {name: [] for name in ("feature", "alpha", "KL", "concept", "fluency", "score")}
+        for one in self.m.features:
+            found = [None] * len(one.alphas) if one.aim.share is None else marks(one.alphas, self.m.plain, one.aim.share)
+            for point, mark in zip(one.alphas, found, strict=True):
+                cells = (None, None, None) if mark is None else (mark.concept, mark.fluency, mark.score)
+                for key, cell in zip(rows, (one.aim.feature, point.dose.strength, point.dose.achieved, *cells), strict=True):
+                    rows[key].append(cell)
+        return rows
+
+    def _strengths(self) -> dict[str, list[Any]]:
+        rows: dict[str, list[Any]] = {name: [] for name in ("feature", "along", "KL wanted", "strength", "KL", "note")}
+        for one in self.m.features:
+            for way, points in one.curves.items():
+                for dose in (point.dose for point in points):
+                    note = "" if dose.strength is not None else "jumped over" if dose.jump is not None else "unreachable"
+                    cells = (one.aim.feature, NAMES[way], dose.target, dose.signed, dose.achieved, note)
+                    for key, cell in zip(rows, cells, strict=True):
+                        rows[key].append(cell)
+        return rows
+
+    def _texts(self) -> dict[str, list[Any]]:
+        """What the first features wrote at the largest KL they reach."""
+        rows: dict[str, list[Any]] = {name: [] for name in ("feature", "KL", "prompt", "plain", "steered")}
+        prompts, n = self.m.writer.prompts, self.m.writer.how.n_continuations
+        for one in [one for one in self.m.features if any(point.texts for point in one.curves.get("feature", ()))][:EXAMPLES]:
+            point = max((point for point in one.curves["feature"] if point.texts), key=lambda point: point.dose.target)
+            assert point.texts is not None
+            for i in range(0, min(EACH * n, len(point.texts.text)), n):
+                cells = (one.aim.feature, point.dose.achieved, prompts[i // n], self.m.plain.text[i], point.texts.text[i])
+                for key, cell in zip(rows, cells, strict=True):
+                    rows[key].append(cell)
+        return rows
+
+    # ------------------------------------------------------------ the rest
+
+    def figure(self, ways: Sequence[Way]) -> dict[str, Any]:
+        """Concept against fluency, a mark per KL, means over features; from text without an edit at the lower right."""
+        dash: dict[Way, str] = {"feature": "solid", "against": "dot", "random": "dash", "diffmeans": "dashdot"}
+        data = []
+        for way in ways:
+            known = [(target, cells) for target, cells in zip(self.config.targets, self.mean_marks(way), strict=True) if cells]
+            x, y = [1.0, *(cells[1] for _, cells in known)], [0.0, *(cells[0] for _, cells in known)]
+            text = ["no edit", *(f"KL {target:g}" for target, _ in known)]
+            line = {"dash": dash[way]}
+            data.append({"type": "scatter", "mode": "lines+markers", "name": NAMES[way], "x": x, "y": y, "text": text, "line": line})
+        axes = {"xaxis": {"title": {"text": "fluency"}}, "yaxis": {"title": {"text": "concept"}}}
+        return {"data": data, "layout": {"title": {"text": "Concept against fluency"}, **axes}}
+
+    def notes(self) -> list[str]:
+        m, how = self.m, self.m.writer.how
+        by = (
+            "a classifier of their passages by tokens, on documents that no baseline was made from"
+            if m.has_passages
+            else "the tokens they promote"
+        )
+        return [
+            f"Concepts are known by {by}. Fluency: loss and repetition under the model without edits.",
+            f"{len(m.writer.prompts)} prompts, {how.n_continuations} continuations of up to {how.n_tokens} tokens each, temperature "
+            f"{how.temperature:g}, top_p {how.top_p:g}; edited: {how.position} tokens. Null: a random direction as long, at the same KL.",
+            "Intervals: 95 %, bootstrap over features.",
+        ]
+
+    def warnings(self) -> list[str]:
+        m = self.m
+        missing = [f"feature {one.aim.feature}: {one.aim.reason}" for one in m.features if one.aim.reason]
+        unmet = sum(of - n for n, of in map(m.reached, m.features))
+        found = missing[:WARNED] + (
+            [f"{len(missing) - WARNED} more features have no scores; see the table"] if len(missing) > WARNED else []
+        )
+        found += [f"{unmet} strengths could not be found: their KL is unreachable or jumped over; see the table"] if unmet else []
+        found += [f"in {m.n_empty} steered texts nothing was written; they are missing"] if m.n_empty else []
+        if m.judged is not None and m.judged.ratings.n_missing:
+            found.append(
+                f"{m.judged.ratings.n_missing} of {m.judged.ratings.n_asked} ratings are missing: the judge gave no digit from 0 to 2"
+            )
+        return found
+
+
+def _minus(ours: Sequence[Value], theirs: Sequence[Value]) -> list[Value]:
+    return [None if a is None or b is None else a - b for a, b in zip(ours, theirs, strict=True)]

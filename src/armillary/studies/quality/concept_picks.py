@@ -1,0 +1,101 @@
+"""The feature that tells a concept best on the training documents, and how well it tells it on the others.
+
+A document's score is the largest activation over its tokens; of a feature that takes both signs, also the largest of its negative. Null:
+the same choice among all features for labels dealt to other documents, so it holds what choosing among many features gains.
+
+Letters: n documents, F' candidates, S draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from armillary.core.statistics import Floats
+from armillary.core.tokens import Ints
+from armillary.studies.quality.labelled import Concept
+from armillary.studies.quality.pooled import Pooled
+from armillary.studies.quality.ranks import Ranked, Table
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The choice for one concept.
+
+    Args:
+        feature: its number.
+        sign: +1, or -1 where the feature's negative is what tells the concept.
+        train, test: AUROC on either side.
+        null_train, null_test: [S] the same for labels dealt to other documents, each with its own choice.
+        score: [n] of every document.
+    """
+
+    feature: int
+    sign: int
+    train: float
+    test: float
+    null_train: Floats
+    null_test: Floats
+    score: Floats
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Scores [n, F'] to choose from, and the feature and sign of each column."""
+
+    table: Table
+    feature: Ints
+    sign: Ints
+
+    @staticmethod
+    def of(pooled: Pooled, train: Ints) -> Candidates:
+        """Every feature's largest activation; also that of the negative of features below 0 in a training document."""
+        least = pooled.least[train].min(axis=0)
+        lowest = least.toarray().ravel() if sparse.issparse(least) else np.asarray(least)
+        below = np.flatnonzero(lowest < 0)
+        own = np.arange(pooled.n_features)
+        if len(below) == 0:
+            return Candidates(pooled.largest, own, np.ones(len(own), np.int64))
+        negative = -pooled.least[:, below]
+        both = [pooled.largest, negative]
+        table = np.concatenate(both, axis=1) if isinstance(negative, np.ndarray) else sparse.hstack(both, format="csc")
+        return Candidates(table, np.concatenate([own, below]), np.repeat([1, -1], [len(own), len(below)]))
+
+    def score(self, column: int) -> Floats:
+        """[n] of one candidate."""
+        found = self.table[:, [column]]
+        return np.asarray(found if isinstance(found, np.ndarray) else found.toarray(), np.float64).ravel()
+
+
+def picks(pooled: Pooled, concepts: Sequence[Concept], *, n_draws: int, seed: int) -> list[Pick]:
+    """A pick per concept; those of one label share their ranks."""
+    found: dict[str, Pick] = {}
+    for label in dict.fromkeys(one.label for one in concepts):
+        group = [one for one in concepts if one.label == label]
+        train, test = group[0].train, group[0].test
+        candidates = Candidates.of(pooled, train)
+        ranked = Ranked.of(candidates.table[train]), Ranked.of(candidates.table[test])
+        for one in group:
+            found[one.name] = _pick(one, candidates, ranked, n_draws, np.random.default_rng([seed, one.key]))
+    return [found[one.name] for one in concepts]
+
+
+def _pick(concept: Concept, candidates: Candidates, ranked: tuple[Ranked, Ranked], n_draws: int, rng: np.random.Generator) -> Pick:
+    own = concept.positive[concept.train], concept.positive[concept.test]
+    labels = [np.stack([side, *(rng.permutation(side) for _ in range(n_draws))]) for side in own]  # the first is the concept itself
+    train = ranked[0].auroc(labels[0])  # [1 + S, F']
+    best = train.argmax(1)
+    on_train, on_test = train[np.arange(len(best)), best], ranked[1].columns(best).each(labels[1])
+    column = int(best[0])
+    return Pick(
+        feature=int(candidates.feature[column]),
+        sign=int(candidates.sign[column]),
+        train=float(on_train[0]),
+        test=float(on_test[0]),
+        null_train=on_train[1:],
+        null_test=on_test[1:],
+        score=candidates.score(column),
+    )

@@ -1,0 +1,331 @@
+"""The steering study: features whose words are known, what is counted, and what is said where nothing can be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import armillary as arm
+from armillary.core.dictionary import Dictionary
+from armillary.core.report import Report
+from armillary.core.rows import TensorRows
+from armillary.core.site import Source
+from armillary.core.tokens import Tokens
+from armillary.errors import CapabilityError, InputError, MismatchError, ShapeError
+from armillary.studies.causal import proxies, steering, strength
+from armillary.studies.causal.steering import Config
+from armillary.studies.causal.steering_evidence import Gather
+from support import tiny_lm
+from toys import ReluEncoder
+
+SITE = arm.Site("resid_post", 2)
+WORDS = (("Lisbon", "Portugal", "Paris", "France"), ("cat", "sat", "mat", "the"))
+SMALL = Config(prompts=("We", "It"), n_continuations=6, n_tokens=10, targets=(0.3, 1.0, 2.5), n_bootstrap=200, n_passages=24, n_own=6)
+
+
+@cache
+def world() -> tuple[Any, Tokens, torch.Tensor]:
+    """A random model, documents about either of two topics, and rows in which each topic is a coordinate of its own; special tokens are
+    rows too, and large."""
+    lm = tiny_lm("llama")
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS[i % 2], 12)) for i in range(64)]
+    tokens = replace(lm.tokenize(texts), is_row=np.ones_like(lm.tokenize(texts).is_row))
+    topic = np.repeat(np.arange(64) % 2, tokens.lengths)
+    x = torch.from_numpy(0.01 * rng.normal(size=(len(tokens), lm.d_model))).float()
+    x[np.arange(len(x)), topic] += 1 + torch.from_numpy(rng.random(len(x))).float()
+    x[tokens.is_special] = 1e6
+    return lm, tokens, x
+
+
+def rows_of(tokens: Tokens | None = None) -> TensorRows:
+    lm, every, x = world()
+    return TensorRows(x, source=Source(lm.name, lm.revision, SITE), tokens=every if tokens is None else tokens)
+
+
+@cache
+def rows() -> TensorRows:
+    return rows_of()
+
+
+def pushes(lm: Any) -> torch.Tensor:
+    """[2, D] directions that raise the tokens of each topic."""
+    head = lm.module.get_output_embeddings().weight.detach()
+    ids = [sorted({int(i) for i in lm.tokenize([" ".join(words)]).ids if i > 1}) for words in WORDS]
+    return torch.stack([head[some].mean(0) - head.mean(0) for some in ids])
+
+
+def planted(n_dead: int = 1) -> arm.Decomposition:
+    """A feature per topic that fires on its documents and writes its words, and some that never fire."""
+    lm, _, _ = world()
+    d = lm.d_model
+    weight = torch.cat([torch.eye(d)[:2], torch.zeros(n_dead, d)])
+    atoms = torch.cat([pushes(lm), torch.ones(n_dead, d)])
+    bias = torch.full((len(atoms),), -0.5)
+    layout = ((Source(lm.name, lm.revision, SITE), d),)
+    return arm.Decomposition(Dictionary.of_directions(atoms), ReluEncoder(weight, bias), layout, layout)
+
+
+def subject(**fields: Any) -> arm.Subject:
+    return arm.Subject(**{"what": planted(), "rows": rows(), "model": world()[0], "name": "planted", **fields})
+
+
+@cache
+def report() -> Report:
+    return steering.run(subject(), config=SMALL)
+
+
+def numbers(report: Report) -> dict[str, Any]:
+    return {key: value for key, value in report.to_json().items() if key != "seconds"}
+
+
+# ---------------------------------------------------------------- what is found
+
+
+def test_features_write_about_what_they_fire_on_and_random_directions_do_not() -> None:
+    found = report()
+    assert found.tables["features"]["feature"] in ([0, 1], [1, 0])
+    for name in ("area", "concept", "log_odds", "own", "score"):
+        one = found[name]
+        assert one.value is not None and one.null is not None and one.value > one.null, name
+        assert one.n == 2 and one.units is not None and one.units.kind == "feature"
+    assert found["above_random"].value == pytest.approx(found["area"].value - found["area"].null)
+    assert found["area_against"].value < found["area"].value
+    assert 0 <= found["area"].value <= 1 and found["reached"].value > 0
+
+
+def test_strengths_of_either_sign_have_the_wanted_effect_or_are_said_not_to() -> None:
+    table = report().tables["strengths"]
+    along = {name: [i for i, one in enumerate(table["along"]) if one == name] for name in dict.fromkeys(table["along"])}
+    assert list(along) == ["feature", "against it", "random direction", "DiffMeans"]
+    for i, value in enumerate(table["strength"]):
+        if value is None:
+            assert table["note"][i] in ("unreachable", "jumped over")
+        else:
+            assert table["KL"][i] == pytest.approx(table["KL wanted"][i], rel=0.05)
+    assert all((table["strength"][i] or -1) < 0 for i in along["against it"])
+    pairs = list(zip(along["feature"], along["against it"], strict=True))
+    assert all(abs(table["strength"][i] or 1) != abs(table["strength"][j] or 2) for i, j in pairs)
+
+
+def test_steered_text_differs_and_is_shown() -> None:
+    table = report().tables["texts"]
+    assert len(table["plain"]) == 4 and all(one != other for one, other in zip(table["plain"], table["steered"], strict=True))
+    assert set(table["prompt"]) == {"We", "It"}
+
+
+def test_the_area_of_the_curve_is_that_of_the_marks() -> None:
+    curve = report().tables["curve"]
+    assert curve["KL"] == list(SMALL.targets) * 4
+    assert all(0 <= value <= 1 for name in ("concept", "fluency", "score") for value in curve[name] if value is not None)
+    figure = report().figures["pareto"]["data"][0]
+    assert (figure["x"][0], figure["y"][0]) == (1.0, 0.0) and len(figure["x"]) == 1 + sum(n > 0 for n in curve["features"][:3])
+
+
+# ---------------------------------------------------------------- what it is made from
+
+
+def gathered(batch_size: int = 4096) -> Any:
+    consumer = Gather(planted(), rows(), [0, 1, 2], n=8, n_others=16, batch_size=batch_size, seed=0)
+    arm.core.run.drive([consumer], rows())
+    return consumer.finish()
+
+
+def test_the_difference_of_means_is_of_the_rows_that_fire_and_without_special_tokens() -> None:
+    found, (_, tokens, x) = gathered(), world()
+    assert found.difference[:2].abs().max() < 10  # special rows are 1e6
+    consumer = Gather(planted(), rows(), [0], n=8, n_others=16, batch_size=4096, seed=0)
+    row = np.arange(len(x))
+    first = consumer._is_first(row) & ~tokens.is_special
+    fires = first & (x[:, 0] > 0.5).numpy()
+    wanted = x[fires].double().mean(0) - x[first & ~fires].double().mean(0)
+    torch.testing.assert_close(found.difference[0], wanted.float())
+    assert found.n_fires.tolist()[0] == fires.sum() and found.n_fires.tolist()[2] == 0
+    assert bool(found.difference[2].isnan().all())
+
+
+def test_the_passages_are_of_other_documents_than_the_difference_of_means() -> None:
+    found, (_, tokens, _) = gathered(), world()
+    consumer = Gather(planted(), rows(), [0], n=8, n_others=16, batch_size=4096, seed=0)
+    used = [row for row in np.concatenate([found.passages.ravel(), found.others]) if row >= 0]
+    assert not consumer._is_first(np.array(used)).any() and not tokens.is_special[used].any()
+    assert len(np.unique(tokens.document[found.passages[0]])) == 8  # one per document
+
+
+def test_no_number_depends_on_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxies, "TOKENS", 20)
+    monkeypatch.setattr(strength, "ENTRIES", 20_000)
+    other = steering.run(subject(), config=SMALL.model_copy(update={"batch_size": 7}))
+    for name, one in report().estimates.items():
+        assert other[name].value == pytest.approx(one.value, rel=1e-3, abs=1e-6), name
+    assert other.tables["texts"]["steered"] == report().tables["texts"]["steered"]
+
+
+def counting(lm: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of edits of every call that generates."""
+    calls: list[int] = []
+    run = lm.generate
+
+    def generate(*args: Any, **options: Any) -> Any:
+        calls.append(len(options["edits"]))
+        return run(*args, **options)
+
+    monkeypatch.setattr(lm, "generate", generate)
+    return calls
+
+
+def test_nothing_is_written_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counting(world()[0], monkeypatch)
+    alone = steering.run(subject(), config=SMALL)
+    n = len(calls)
+    assert calls.count(0) == 1
+    assert n - 1 == 2 * len(steering.WAYS)  # all strengths of a feature and a way together
+    both = steering.run([subject(), subject(name="again")], config=SMALL)
+    assert calls[n:].count(0) == 1 and len(calls) == 2 * n
+    assert both["again: area"].value == alone["area"].value == both["planted: area"].value
+
+
+# ---------------------------------------------------------------- what cannot be measured
+
+
+def test_without_rows_features_are_scored_by_the_tokens_they_promote() -> None:
+    found = steering.run(subject(rows=None), config=SMALL.model_copy(update={"features": (0, 1)}))
+    assert found["area"].value > found["area"].null and "by the tokens they promote" in found.notes[0]
+    assert found["log_odds"].value is None and found["above_diffmeans"].value is None
+    assert "needs rows" in found["area_diffmeans"].reason
+    assert "classifier of their passages" in report().notes[0]
+
+
+def test_rows_without_text_still_say_which_features_fire() -> None:
+    bare = TensorRows(world()[2], source=rows().layout[0][0])
+    found = steering.run(subject(rows=bare), config=SMALL)
+    assert "by the tokens they promote" in found.notes[0] and found["area_diffmeans"].value is not None
+    assert 2 not in found.tables["features"]["feature"]
+
+
+def test_a_feature_that_never_fires_is_missing_and_no_zero() -> None:
+    found = steering.run(subject(), config=SMALL.model_copy(update={"features": (2,)}))
+    assert found["area"].value is None and found["area"].reason == "no feature has one: it never fires on the rows"
+    assert found.warnings[0] == "feature 2: it never fires on the rows"
+    assert found.tables["features"]["missing"] == ["it never fires on the rows"]
+
+
+def test_where_no_feature_fires_nothing_is_drawn() -> None:
+    dead = planted(4).subset([2, 3, 4, 5])
+    with pytest.raises(InputError, match="none of the 4 features that were looked at fires on 8 rows"):
+        steering.run(subject(what=dead), config=SMALL)
+
+
+def test_effects_that_cannot_be_had_are_said() -> None:
+    found = steering.run(subject(), config=SMALL.model_copy(update={"targets": (1e6,), "features": (0,)}))
+    assert found["area"].value is None and found["reached"].value == 0
+    assert found.warnings == ["2 strengths could not be found: their KL is unreachable or jumped over; see the table"]
+    assert set(found.tables["strengths"]["note"]) == {"unreachable"}
+
+
+def test_concepts_that_are_not_in_the_tokens_are_missing() -> None:
+    """The feature fires on every other document of either topic: no token tells of it."""
+    _, tokens, x = world()
+    coin = torch.from_numpy(tokens.document // 2 % 2 == 0).float()
+    value = coin * (1 + torch.rand(len(coin), generator=torch.Generator().manual_seed(0)))
+    other = torch.cat([value[:, None], x[:, 1:]], dim=1)
+    found = steering.run(subject(rows=TensorRows(other, tokens=tokens)), config=SMALL.model_copy(update={"features": (0,)}))
+    assert found["area"].value is None and "cannot be told from others by their tokens: AUROC 0." in found["area"].reason
+    assert found["log_odds"].value is not None and found["own"].value is not None
+
+
+def test_bad_input_is_refused() -> None:
+    lm, _, x = world()
+    with pytest.raises(InputError, match="from 0 to 1"):
+        steering.run(subject(), config=Config(alphas=(0.5, 1.5)))
+    with pytest.raises(InputError, match="prompts and KL targets above 0"):
+        steering.run(subject(), config=Config(targets=(0.0,)))
+    with pytest.raises(InputError, match="a fit with an encoder"):
+        steering.run(arm.Subject(planted().dictionary, model=lm))
+    with pytest.raises(CapabilityError, match="next-token logits"):
+        steering.run(subject(model=tiny_lm("bert")))
+    with pytest.raises(MismatchError, match="pass its own"):
+        steering.run(subject(rows=TensorRows(x, source=Source("other", "abc", SITE))))
+    with pytest.raises(InputError, match="does not name the one site"):
+        steering.run(subject(what=replace(planted(), inputs=((None, 32),), targets=((None, 32),)), rows=None))
+    with pytest.raises(ShapeError, match=r"whose 'mlp_act\.1' is 64 wide"):
+        source = Source("tiny", "0", arm.Site("mlp_act", 1))
+        steering.run(subject(what=replace(planted(), inputs=((source, 32),), targets=((source, 32),)), rows=None))
+    with pytest.raises(InputError, match="reads at most"):
+        steering.run(subject(), config=SMALL.model_copy(update={"n_tokens": 100}))
+    with pytest.raises(InputError, match="out of range"):
+        steering.run(subject(), config=SMALL.model_copy(update={"features": (9,)}))
+
+
+# ---------------------------------------------------------------- regions, encoders, judges
+
+
+def test_regions_are_moved_toward_their_centroid() -> None:
+    lm, _, _ = world()
+    fit = arm.MFA(n_regions=2, rank=1).fit(arm.core.rows.TensorRows(world()[2][~world()[1].is_special]), seed=0)
+    layout = ((Source(lm.name, lm.revision, SITE), lm.d_model),)
+    fit = replace(fit, inputs=layout, targets=layout)
+    found = steering.run(subject(what=fit), config=SMALL.model_copy(update={"features": (0, 1), "alphas": (0.0, 0.8, 1.0)}))
+    assert found.tables["features"]["kind"] == ["region", "region"]
+    table = found.tables["alphas"]
+    assert table["alpha"] == [0.0, 0.8, 1.0] * 2 and table["KL"][0] == 0 and table["concept"][0] == 0 and table["fluency"][0] == 1
+    assert found["area_against"].value is None and "never away from it" in found["area_against"].reason
+    assert found["area"].value is not None and found["area"].null is not None
+
+
+def test_an_encoder_tells_how_like_the_passages_texts_are() -> None:
+    found = steering.run(subject(), config=SMALL, encoder=tiny_lm("bert"))
+    assert found["similarity"].value is not None and found["similarity"].n == 2
+    assert "similarity" not in report().estimates
+
+
+def strengths(found: Report) -> list[tuple[float | None, str]]:
+    table = found.tables["strengths"]
+    return list(zip(table["strength"], table["along"], strict=True))
+
+
+class Reader:
+    """A judge that looks for a topic's words, and counts."""
+
+    def __init__(self, answer: str | None = None) -> None:
+        self.answer, self.asked = answer, list[str]()
+
+    def ask(self, prompts: Sequence[str]) -> list[str | None]:
+        self.asked.extend(prompts)
+        return [self._rating(prompt) if self.answer is None else self.answer or None for prompt in prompts]
+
+    @staticmethod
+    def _rating(prompt: str) -> str:
+        concept, _, rest = prompt.partition("\n\nText: ")
+        if not rest:
+            return "2"
+        text = rest.partition("\n\n")[0]
+        topic = sum(word in concept for word in WORDS[0]) < sum(word in concept for word in WORDS[1])
+        return str(min(2, sum(piece in text for word in WORDS[topic] for piece in (word, word[:2]))))
+
+
+def test_a_judge_that_can_read_agrees_with_the_proxies() -> None:
+    judge = Reader()
+    found = steering.run(subject(), config=SMALL, judge=judge)
+    n_texts = sum(value is not None and along in ("feature", "random direction") for value, along in strengths(found))
+    assert len(judge.asked) == 3 * SMALL.n_judged * n_texts
+    assert found["judge_concept"].value > found["judge_concept"].null and found["judge_fluency"].value is not None
+    assert 0 <= found["judge_score"].value <= 2 and found["judge_score_axbench"].ceiling == 2
+    table = found.tables["judge"]
+    by_name = dict(zip(table["proxy"], table["rank_correlation"], strict=True))
+    assert by_name["own"] > 0.2 and by_name["similarity"] is None
+    assert {key: value for key, value in found.estimates.items() if not key.startswith("judge")} == report().estimates
+
+
+@pytest.mark.parametrize("answer", ["", "As a language model I cannot rate this.", "5"])
+def test_a_judge_that_fails_leaves_ratings_missing_and_that_is_said(answer: str) -> None:
+    found = steering.run(subject(), config=SMALL, judge=Reader(answer))
+    assert found["judge_score"].value is None and found["judge_score"].reason == "the judge gave no rating that can be read"
+    assert any("ratings are missing" in warning for warning in found.warnings)
+    assert found["area"] == report()["area"]

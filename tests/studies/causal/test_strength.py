@@ -1,0 +1,189 @@
+"""Strengths of any family of edits: few forward passes, right effects, the tokens that are meant."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import armillary as arm
+from armillary.core.dictionary import Dictionary
+from armillary.core.encoders import LinearEncoder
+from armillary.core.site import Source
+from armillary.errors import InputError
+from armillary.studies.causal import strength
+from armillary.studies.causal.dose import doses_of
+from armillary.studies.causal.edit_families import Family, adding, clamping, moving, positions
+from armillary.studies.causal.strength import TARGETS, Effect, first_row, search
+from support import TEXTS, tiny_lm
+
+SITE = "resid_post.1"
+PROMPTS = TEXTS[:2]
+
+
+def direction(lm: arm.LanguageModel, seed: int = 0) -> torch.Tensor:
+    return torch.randn(lm.width(SITE), generator=torch.Generator().manual_seed(seed))
+
+
+def counted(lm: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sequences of every forward pass for logits."""
+    calls: list[int] = []
+    run = lm.logits
+
+    def logits(tokens: Any, **options: Any) -> torch.Tensor:
+        calls.append(tokens.n_sequences)
+        found: torch.Tensor = run(tokens, **options)
+        return found
+
+    monkeypatch.setattr(lm, "logits", logits)
+    return calls
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama"])
+def test_points_are_approached_to_the_wanted_effects(arch: str) -> None:
+    lm = tiny_lm(arch)
+    found = doses_of(lm, moving(SITE, 3 * direction(lm)), PROMPTS, TARGETS)
+    assert sum(dose.strength is not None for dose in found) >= 4
+    for dose in found:
+        if dose.strength is None:
+            assert dose.achieved < dose.target
+        else:
+            assert dose.achieved == pytest.approx(dose.target, rel=0.05) and 0 < dose.strength <= 1
+
+
+def test_a_search_takes_few_passes_and_they_are_of_many_strengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_lm("llama")
+    calls = counted(lm, monkeypatch)
+    found = doses_of(lm, adding(SITE, direction(lm)), PROMPTS, TARGETS, signs=(1, -1))
+    n_tried = sum(calls[1:]) / len(PROMPTS)
+    assert len(found) == 2 * len(TARGETS)
+    assert len(calls) <= 10 and n_tried > 8 * len(calls)  # one pass without an edit
+
+
+def test_strengths_that_go_together_have_the_effects_they_have_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_lm("llama")
+    family, tried = adding(SITE, direction(lm)), [0.5, -1.0, 2.0, 8.0]
+    effect = Effect(lm, lm.tokenize(PROMPTS))
+    together = effect(family, tried)
+    monkeypatch.setattr(strength, "ENTRIES", 1)
+    assert effect(family, tried) == pytest.approx(together, rel=1e-4, abs=1e-9)
+    calls = counted(lm, monkeypatch)
+    apart = Family(family.make, family.length, is_batched=False)
+    monkeypatch.setattr(strength, "ENTRIES", 1 << 25)
+    assert effect(apart, tried) == pytest.approx(together, rel=1e-4, abs=1e-9)
+    assert calls == [len(PROMPTS)] * 4
+
+
+@pytest.mark.parametrize("family", ["adding", "moving"])
+def test_strength_0_leaves_logits_bit_for_bit(family: str) -> None:
+    lm = tiny_lm("gemma2")
+    made = {"adding": adding, "moving": moving}[family](SITE, direction(lm))
+    tokens = lm.tokenize(TEXTS)
+    plain = lm.logits(tokens)
+    for value in (0.0, torch.zeros(len(TEXTS))):
+        assert torch.equal(lm.logits(tokens, edits=[made.make(value, None)]), plain)
+    assert Effect(lm, tokens)(made, [0.0, 1.0])[0] == 0
+
+
+def test_at_the_point_itself_nothing_is_left_of_the_prompt() -> None:
+    lm = tiny_lm("llama")
+    one, other = (lm.tokenize([text]) for text in ("Lisbon is", "We sat on"))
+    n = min(len(one), len(other))
+    cut = [arm.core.tokens.Tokens.of_ids([tokens.ids[:n].tolist()]) for tokens in (one, other)]
+    edit = moving(SITE, direction(lm)).make(1.0, None)
+    changed = [lm.logits(tokens, edits=[edit]) for tokens in cut]
+    torch.testing.assert_close(*changed, rtol=0, atol=1e-5)
+    assert not torch.allclose(lm.logits(cut[0]), lm.logits(cut[1]), atol=1e-3)
+
+
+def test_a_code_can_be_clamped_to_an_effect() -> None:
+    lm = tiny_lm("llama")
+    d = lm.width(SITE)
+    atoms = torch.nn.functional.normalize(torch.randn(3, d, generator=torch.Generator().manual_seed(1)), dim=1)
+    layout = ((Source("tiny", lm.revision, arm.Site.parse(SITE)), d),)
+    fit = arm.Decomposition(Dictionary.of_directions(atoms), LinearEncoder(atoms, torch.zeros(d)), layout, layout)
+    family = clamping(fit, 1, SITE)
+    effect = Effect(lm, lm.tokenize(PROMPTS))
+    assert effect(family, [0.0])[0] > 0  # taking the code out is a change already
+    (dose,) = doses_of(lm, family, PROMPTS, [0.3])
+    assert dose.strength is not None and effect(family, [dose.strength])[0] == pytest.approx(dose.achieved, rel=0.2)
+    assert dose.achieved == pytest.approx(0.3, rel=0.05)
+
+
+def test_only_the_tokens_that_are_meant_are_changed() -> None:
+    lm = tiny_lm("gpt2")
+    tokens = lm.tokenize(PROMPTS)
+    edit = {name: adding(SITE, direction(lm)).make(2.0, positions(name, tokens)) for name in ("all", "last", "generated")}  # type: ignore[arg-type]
+    before = lm.capture(tokens, [SITE])[SITE]
+    for name, one in edit.items():
+        changed = (lm.capture(tokens, [SITE], edits=[one])[SITE] != before).any(-1)
+        if name == "all":
+            wanted = torch.from_numpy(tokens.spread(~tokens.is_special, fill=False))
+        else:
+            wanted = torch.arange(changed.shape[1]) == torch.from_numpy(tokens.lengths - 1)[:, None]
+        assert torch.equal(changed, wanted)
+    assert bool(tokens.is_special.any())
+
+
+def test_what_is_generated_is_changed_only_where_it_is_meant_with_and_without_a_cache() -> None:
+    """Written under an edit of the last token alone, the second token comes from another text than under one of all that is generated."""
+    lm = tiny_lm("gpt2")
+    tokens = lm.tokenize(PROMPTS)
+    family = adding(SITE, direction(lm))
+    seen: dict[str, list[int]] = {}
+    for name in ("last", "generated"):
+        where = positions(name, tokens)  # type: ignore[arg-type]
+        counts: list[int] = []
+
+        def counting(at: Any, where: Any = where, counts: list[int] = counts) -> torch.Tensor:
+            found: torch.Tensor = where(at)
+            counts.append(int((found & at.where).sum()))
+            return found
+
+        lm.generate(tokens, max_new_tokens=3, edits=[family.make(2.0, counting)], temperature=1.0)
+        seen[name] = counts
+        apart = lm.generate(tokens, max_new_tokens=3, edits=[family.make(2.0, where)], temperature=1.0, use_cache=False)
+        assert apart == lm.generate(tokens, max_new_tokens=3, edits=[family.make(2.0, where)], temperature=1.0)
+    assert seen == {"last": [2, 0, 0], "generated": [2, 2, 2]}
+
+
+def test_the_search_of_a_known_curve_is_right_and_takes_few_rounds() -> None:
+    rounds: list[int] = []
+
+    def effect(_: Family, at: Any) -> list[float]:
+        rounds.append(len(at))
+        return [0.3 * abs(one) ** 1.7 / (1 + abs(one)) * (1 if one > 0 else 2) for one in at]
+
+    found = search(effect, Family(lambda s, where: None), [0.01, 0.1, 1.0], signs=(1, -1), tolerance=1e-3)  # type: ignore[arg-type, return-value]
+    for dose in found:
+        assert dose.signed is not None and effect(None, [dose.signed])[0] == pytest.approx(dose.target, rel=1e-3)  # type: ignore[arg-type]
+    assert len(rounds) - len(found) <= 5
+    assert found[0].strength != found[3].strength
+
+
+def test_the_first_of_several_crossings_is_taken_and_infinities_are_no_effects() -> None:
+    def effect(_: Family, at: Any) -> list[float]:
+        return [math.nan if one > 50 else math.sin(one) ** 2 for one in at]
+
+    (dose,) = search(effect, Family(lambda s, where: None), [0.5], signs=[1])  # type: ignore[arg-type, return-value]
+    assert dose.strength == pytest.approx(math.pi / 4, rel=0.03)
+    (never,) = search(effect, Family(lambda s, where: None), [2.0], signs=[1])  # type: ignore[arg-type, return-value]
+    assert never.strength is None and 0 < never.achieved <= 1
+
+
+def test_rows_of_strengths() -> None:
+    free, bounded = first_row(2.0, False), first_row(1.0, True)
+    assert free[0] == pytest.approx(2e-3) and free[-1] == pytest.approx(2e3) and len(free) == 25
+    assert bounded[-1] == 1.0 and {0.7, 0.8, 0.9} <= set(bounded) and bounded == sorted(bounded)
+
+
+def test_bad_input_is_refused() -> None:
+    lm = tiny_lm("gpt2")
+    with pytest.raises(InputError, match="strengths from 0 to 1, and no sign -1"):
+        doses_of(lm, moving(SITE, direction(lm)), PROMPTS, [0.1], signs=(1, -1))
+    with pytest.raises(InputError, match="length 0"):
+        adding(SITE, torch.zeros(4))
+    with pytest.raises(InputError, match="at least one prompt"):
+        doses_of(lm, adding(SITE, direction(lm)), [], [0.1])

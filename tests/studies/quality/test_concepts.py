@@ -1,0 +1,216 @@
+"""Concept detection: planted features, chosen on one side and judged on the other; every number against a direct one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from armillary.core.dictionary import Dictionary
+from armillary.core.report import Report
+from armillary.core.rows import TensorRows
+from armillary.core.study import Subject
+from armillary.errors import InputError, UnknownNameError
+from armillary.studies import concepts
+from armillary.studies.quality.bag_of_words import hard_negatives, weigh, word_counts
+from armillary.studies.quality.concepts import Config
+from armillary.studies.quality.pooled import Documents
+from documents import LENGTH
+from labelled_documents import WIDTH, planted, signed_fit, with_labels
+from toys import SideBySide, identity_fit, random_sae
+
+QUICK = Config(n_bootstrap=100, n_draws=20)
+ROWS, FIT = planted()
+
+
+def measure(fit: object = FIT, rows: object = ROWS, **settings: object) -> Report:
+    config = QUICK.model_copy(update=settings)
+    return concepts.run(Subject(fit, rows=rows), config=config)  # type: ignore[arg-type]
+
+
+def of_concept(report: Report, name: str) -> dict[str, object]:
+    table = report.tables["concepts"]
+    i = list(table["concept"]).index(name)
+    return {key: column[i] for key, column in table.items()}
+
+
+def test_a_planted_feature_is_found_and_noise_is_not() -> None:
+    report = measure()
+    code, noise = of_concept(report, "kind=code"), of_concept(report, "noise=1")
+    assert (code["feature"], code["sign"]) == (0, 1)
+    assert code["auroc"] == 1.0 and code["p"] == pytest.approx(1 / 21)
+    low, high = noise["least"], noise["most"]
+    assert isinstance(low, float) and isinstance(high, float) and low < 0.5 < high
+    # choosing among sixteen features gains something on the side it is done on, and nothing on the other
+    assert report["auroc_train"].null > 0.55
+    assert report["auroc"].null == pytest.approx(0.5, abs=0.05)
+    assert report["auroc"].ceiling == report["full_vector"].value
+
+
+def test_the_table_equals_scikit_learns_numbers() -> None:
+    report = measure()
+    documents = Documents.of(ROWS, n_documents=None, seed=0)
+    is_test = documents.held_out(0.5, None)
+    codes = FIT.encode(ROWS.x).dense().reshape(-1, LENGTH, 2 * WIDTH).amax(1).numpy()
+    for name, label, value in (("kind=code", "kind", "code"), ("noise=0", "noise", "0")):
+        positive = np.array([document.labels[label] == value for document in documents])
+        train = [roc_auc_score(positive[~is_test], column) for column in codes[~is_test].T]
+        row = of_concept(report, name)
+        assert row["feature"] == int(np.argmax(train)) and row["auroc_train"] == pytest.approx(max(train))
+        assert row["auroc"] == pytest.approx(roc_auc_score(positive[is_test], codes[is_test, int(np.argmax(train))]))
+
+
+def test_nothing_is_chosen_on_held_out_documents() -> None:
+    """The reference code keeps what is best on test data: note 2.4, row 3."""
+    is_test = Documents.of(ROWS, n_documents=None, seed=0).held_out(0.5, None)
+    other = ROWS.x.clone().reshape(-1, LENGTH, WIDTH)
+    other[torch.from_numpy(is_test)] = other[torch.from_numpy(is_test)].roll(3, dims=2)  # the concept is elsewhere in test documents
+    rows = TensorRows(other.reshape(-1, WIDTH), tokens=ROWS.tokens)
+    one, two = measure(), measure(rows=rows)
+    for name in ("feature", "sign", "auroc_train"):
+        assert one.tables["concepts"][name] == two.tables["concepts"][name]
+    assert of_concept(two, "kind=code")["auroc"] < 0.8  # type: ignore[operator]
+
+
+def test_constant_scores_count_a_half() -> None:
+    bias = torch.full((2 * WIDTH,), -1e6).double()
+    report = measure(replace(FIT, encoder=replace(FIT.encoder, bias=bias)))
+    assert report["auroc"].value == 0.5 and report["auroc_train"].value == 0.5 and report["auroc_hard"].value == 0.5
+
+
+def test_a_feature_of_either_sign_counts() -> None:
+    """A dense fit whose first axis points away from the concept."""
+    turned = identity_fit(ROWS)
+    encoder = replace(turned.encoder, weight=-turned.encoder.weight)  # type: ignore[type-var]
+    flipped = replace(turned, encoder=encoder, dictionary=Dictionary.of_directions(-turned.dictionary.atoms))
+    row = of_concept(measure(flipped), "kind=code")
+    assert (row["feature"], row["sign"], row["auroc"]) == (0, -1, 1.0)
+    assert row["s_cd"] == of_concept(measure(), "kind=code")["s_cd"]  # of the direction that tells it, not of the atom
+
+
+# ---------------------------------------------------------------- S_CD
+
+
+def test_s_cd_does_not_see_the_length_of_a_direction_but_its_sign() -> None:
+    one, long = (measure(signed_fit(ROWS, scale)) for scale in (1.0, 50.0))
+    assert one["s_cd"].value == pytest.approx(long["s_cd"].value)
+    assert one["auroc"].value == pytest.approx(long["auroc"].value)
+    turned = measure(replace(FIT, dictionary=Dictionary.of_directions(-FIT.dictionary.atoms)))
+    assert turned["auroc"].value == one["auroc"].value  # the codes are the same
+    assert of_concept(turned, "kind=code")["s_cd"] != of_concept(one, "kind=code")["s_cd"]
+
+
+def test_s_cd_is_the_log_of_the_ratio_of_mean_largest_cosines() -> None:
+    documents = Documents.of(ROWS, n_documents=None, seed=0)
+    is_test = documents.held_out(0.5, None)
+    cosine = torch.nn.functional.normalize(ROWS.x, dim=1)[:, 0].reshape(-1, LENGTH).amax(1).numpy()
+    positive = np.array([document.labels["kind"] == "code" for document in documents])
+    expected = math.log(cosine[is_test & positive].mean() / cosine[is_test & ~positive].mean())
+    assert of_concept(measure(), "kind=code")["s_cd"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_special_tokens_do_not_count() -> None:
+    tokens = ROWS.tokens
+    assert tokens is not None
+    x = ROWS.x.clone()
+    first = torch.from_numpy(tokens.position == 0)
+    x[first, 0] = 1e3  # as large as a BOS
+    rows = TensorRows(x, tokens=replace(tokens, is_special=tokens.position == 0))
+    row = of_concept(measure(rows=rows), "kind=code")
+    assert row["auroc"] > 0.95 and row["s_cd"] > 0.1  # type: ignore[operator]
+
+
+def test_without_a_second_reading_s_cd_is_missing_and_says_why() -> None:
+    assert "switched off" in measure(cosines=False)["s_cd"].reason
+    stream = SideBySide(ROWS)
+    report = measure(rows=stream)
+    assert stream.n_reads == 1 and "live stream" in report["s_cd"].reason
+    assert report["auroc"].value == measure()["auroc"].value
+
+
+# ---------------------------------------------------------------- words and baselines
+
+
+def test_hard_negatives_share_words_and_rarity_is_learnt_on_training_documents() -> None:
+    ids = np.random.default_rng(0).integers(100, 200, size=len(ROWS.x))
+    for document, own in ((1, 7), (3, 7), (5, 7)):
+        ids[document * LENGTH : document * LENGTH + 5] = own
+    rows = with_labels(ROWS.x, {}, ids)
+    documents = Documents.of(rows, n_documents=None, seed=0)
+    is_train = np.arange(len(documents)) != 3
+    words = weigh(word_counts(documents), is_train)
+    assert set(hard_negatives(words, np.array([1]), np.array([2, 3, 4, 5, 6]), 2)) == {3, 5}
+    np.testing.assert_allclose(np.asarray(words.multiply(words).sum(1)).ravel(), 1)
+    alone = np.full(len(ids), 9)
+    alone[3 * LENGTH :: 1] = 9
+    alone[3 * LENGTH : 4 * LENGTH] = 10  # only in the document that is held out
+    held = weigh(word_counts(Documents.of(with_labels(ROWS.x, {}, alone), n_documents=None, seed=0)), is_train)
+    assert held[3].nnz == 0 or not held[3].data.any()
+
+
+def test_words_that_tell_the_concept_are_said_to() -> None:
+    kinds = np.repeat(np.arange(160) % 2, LENGTH)
+    rows = with_labels(ROWS.x, {i: {"kind": str(i % 2)} for i in range(160)}, 5 + kinds)
+    report = measure(rows=rows)
+    assert report["bag_of_words"].value == 1.0
+    assert any("words alone" in warning for warning in report.warnings)
+
+
+def test_the_ceiling_and_the_raw_dimension_find_the_planted_direction() -> None:
+    row = of_concept(measure(), "kind=code")
+    assert row["full_vector"] > 0.9 and row["diffmeans"] > 0.9 and row["raw_dimension"] == 1.0  # type: ignore[operator]
+
+
+# ---------------------------------------------------------------- what cannot be asked
+
+
+def test_concepts_without_documents_are_left_out_and_named() -> None:
+    report = measure(concepts=("kind=code", "kind=poem", "rare=yes", "constant"))
+    left = dict(zip(*report.tables["left_out"].values(), strict=True))
+    assert left["kind=poem"] == "0 training documents with it, and 10 are needed"
+    assert "with it" in left["rare=yes"] and "without it" in left["constant=one"]
+    assert report.tables["concepts"]["concept"] == ["kind=code"]
+    assert report["auroc"].n == 1 and report["auroc"].low is None
+    assert "3 of the concepts asked for have no value" in report.warnings[0]
+
+
+def test_labels_of_one_class_give_no_estimate_and_no_zero() -> None:
+    report = measure(concepts=("constant",))
+    assert all(one.value is None for one in report.estimates.values())
+    assert "constant=one: 0 training documents without it" in report["auroc"].reason
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown label 'kinds'\. Did you mean 'kind'"):
+        measure(concepts=("kinds=code",))
+    with pytest.raises(InputError, match="no document has a label"):
+        measure(rows=with_labels(ROWS.x, {}))
+    with pytest.raises(InputError, match="the rows have no text"):
+        measure(rows=TensorRows(ROWS.x))
+
+
+def test_a_label_can_split_documents_and_is_then_no_concept() -> None:
+    labels = {i: {"kind": str(i % 2), "split": "train" if i % 3 else "test"} for i in range(160)}
+    report = measure(rows=with_labels(ROWS.x, labels), split="split")
+    assert set(report.tables["concepts"]["concept"]) == {"kind=0", "kind=1"}
+    row = of_concept(report, "kind=0")
+    assert row["with it, training"] == sum(i % 3 > 0 and i % 2 == 0 for i in range(160))
+
+
+@pytest.mark.parametrize("size", [7, 333, 100_000])
+def test_the_size_of_batches_changes_nothing(size: int) -> None:
+    sae = random_sae(ROWS)
+    assert measure(sae, batch_size=size).tables == measure(sae).tables
+
+
+def test_several_subjects_share_the_reading_and_are_paired_by_concept() -> None:
+    stream = SideBySide(ROWS)
+    report = concepts.run([Subject(fit, rows=stream, name=name) for name, fit in (("a", FIT), ("b", random_sae(ROWS)))], config=QUICK)
+    assert stream.n_reads == 1
+    differences = report.tables["differences"]
+    assert differences["verdict"][list(differences["estimate"]).index("auroc")] in ("better", "not distinguishable")
+    assert report["a: auroc"].units.kind == "concept"
