@@ -187,7 +187,7 @@ def _texts(writer: Writer, way: Way, fit: Decomposition, strength: float) -> dic
     from armillary.studies.causal.proxies import own_tokens
     from armillary.studies.causal.steering_aims import written_site
 
-    plain, steered = writer.plain(), writer.steered(way.family, strength)
+    plain, steered = writer.plain(), writer.steered(way.family, [strength])[0]
     try:
         own = own_tokens(writer.model, written_site(fit), (-1 if strength < 0 else 1) * way.direction)
     except CapabilityError:

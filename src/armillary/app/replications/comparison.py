@@ -145,7 +145,8 @@ def _das(lm: LanguageModel, one: Asked, stored: Stored, settings: Settings) -> d
         return {}
     found: dict[str, Estimate] = {}
     for variable in one.task.variables:
-        pairs = {at: Pairs.of(lm, stored.stream_site, at, one.task.train, variable=variable) for at in one.task.positions}
+        known = [pair for pair in one.task.train if pair.variable == variable][: one.config.max_pairs]
+        pairs = {at: Pairs.of(lm, stored.stream_site, at, known) for at in one.task.positions}
         fits = {at: DAS(rank=settings.n_active).fit(some, seed=settings.seed) for at, some in pairs.items()}
         position = min(fits, key=lambda at: fits[at].provenance["curve"][-1]["loss"])
         config = one.config.model_copy(update={"select": "all", "variables": (variable,), "positions": (position,)})
