@@ -80,7 +80,7 @@ def test_seeds_are_one_method_and_methods_are_told_apart(tmp_path: Path, countin
     (row,) = found.rows
     assert row.name == "size" and row.cells["kmeans"].rank == 1 and row.cells["kmeans"].standing == "apart"
     assert found.budget["kmeans"] == {"features": 4, "atoms": 4, "atoms per row": 1.0, "seeds": 2}
-    assert any("budget of atoms" in warning for warning in found.warnings) and "counting: pca: a warning" in found.warnings
+    assert any("budget of atoms" in warning for warning in found.warnings) and found.remarks == ["counting: a warning (pca)"]
 
 
 def test_what_was_measured_is_not_measured_again_unless_the_question_changes(tmp_path: Path, counting: Counting) -> None:

@@ -77,6 +77,7 @@ class Comparison:
         budget: by method, what it was allowed: numbers that should agree for a comparison to be fair.
         tables: further tables, columns by name.
         notes, warnings: as of a report.
+        remarks: what the studies warned of.
         provenance: as of a report.
     """
 
@@ -87,6 +88,7 @@ class Comparison:
     tables: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    remarks: Sequence[str] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __rich__(self) -> Any:
@@ -98,7 +100,8 @@ class Comparison:
         """Plain JSON."""
         rows = [row.to_json() for row in self.rows]
         told = {"title": self.title, "methods": list(self.methods), "budget": self.budget, "rows": rows, "tables": self.tables}
-        return {**plain(told), "notes": list(self.notes), "warnings": list(self.warnings), "provenance": plain(self.provenance)}
+        said = {name: list(getattr(self, name)) for name in ("notes", "warnings", "remarks")}
+        return {**plain(told), **said, "provenance": plain(self.provenance)}
 
 
 #: By study and estimate, by method, an estimate for every seed.

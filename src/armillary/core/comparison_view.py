@@ -118,6 +118,8 @@ class _Terminal:
             yield _listed(columns)
         yield Text(f"\n{legend()}", style="dim")
         yield from (Text(note, style="dim") for note in it.notes)
+        if it.remarks:
+            yield Text(f"{len(it.remarks)} remarks of the studies are in the page", style="dim")
 
 
 def _budget(it: Comparison) -> Table:
@@ -199,6 +201,9 @@ def parts(comparison: Comparison) -> list[html.Section]:
     """The comparison's sections: warnings and budget, a table per study, how it was made."""
     head = [html.warning(text) for text in comparison.warnings]
     head += [html.data_table(budget_columns(comparison), caption="budget")] if comparison.budget else []
+    head += (
+        [html.details(f"{len(comparison.remarks)} remarks of the studies", html.listing(comparison.remarks))] if comparison.remarks else []
+    )
     facts = flatten(comparison.provenance)
     made = [html.listing(comparison.notes)] if comparison.notes else []
     made += [html.details("Provenance", html.facts(facts))] if facts else []
@@ -242,7 +247,7 @@ def markdown(comparison: Comparison) -> str:
         lines = [[row_name(row), *(_marked(row.cells[name]) for name in comparison.methods), null_text(row)] for row in rows]
         blocks += [f"## {study}", pipe_table(["", *comparison.methods, "null"], lines)]
     blocks += [block for name, columns in comparison.tables.items() for block in (f"## {name}", markdown_columns(columns))]
-    blocks += [legend() + ".", *(f"- {note}" for note in comparison.notes)]
+    blocks += [legend() + ".", "\n".join(f"- {note}" for note in (*comparison.notes, *comparison.remarks))]
     return "\n\n".join(blocks) + "\n"
 
 

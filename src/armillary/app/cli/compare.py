@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from armillary.core.study import Subject
 
 #: Tasks of the localization study where none are named.
-TASKS = ("mcqa", "city")
+TASKS = ("recall", "mcqa", "city")
 
 
 @click.command("compare", cls=Command, short_help="Studies of several fits in one table, with what can be told apart.")

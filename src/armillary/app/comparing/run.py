@@ -65,7 +65,7 @@ class Asked:
         return dict(self.config.model_dump(mode="json"))
 
 
-#: What a method that is made anew for a study reaches in it; nothing where it has no part in it.
+#: What a method that is made anew for every task reaches in a study about one.
 More = Callable[[Asked], dict[str, Estimate]]
 
 
@@ -87,16 +87,17 @@ def compare(
         folder: where results are kept.
         title: of the table.
         claims: of papers, to be looked at.
-        more: methods that are made anew for every study, by name.
+        more: methods that are made anew for every task, by name.
         say: told each study as it begins and ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    groups, found, warnings = by_method(subjects), dict[str, Found](), list[str]()
+    groups, found, remarks = by_method(subjects), dict[str, Found](), list[tuple[str, str, str]]()
     for i, one in enumerate(asked, 1):
-        for question in (_of_fits(one, subjects), *(_of_more(one, name, ask, subjects) for name, ask in (more or {}).items())):
+        anew = more if more and one.task is not None else {}
+        for question in (_of_fits(one, subjects), *(_of_more(one, name, ask, subjects) for name, ask in anew.items())):
             here, warned = _answered(question, folder, lambda line, i=i: say(f"{i} of {len(asked)}: {line}"))  # type: ignore[misc]
             found[one.title] = found.get(one.title, {}) | here
-            warnings += [f"{one.title}: {warning}" for warning in warned]
+            remarks += [(one.title, *_parted(warning, groups)) for warning in warned]
     columns = {method: [subject.label for subject in group] for method, group in groups.items()} | {name: [name] for name in more or {}}
     measured = _measured(asked, found, columns)
     budget = {name: _budget(group) for name, group in groups.items()}
@@ -104,7 +105,25 @@ def compare(
     notes = [f"{len(subjects)} fits of {len(groups)} methods; intervals are of 95 %, over documents, features or pairs, and over seeds"]
     notes += [told(tables["claims"])] if claims else []
     record = {"settings": {one.title: one.settings for one in asked}}
-    return Comparison(title, tuple(columns), rows_of(measured, list(columns)), budget, tables, notes, _uneven(budget) + warnings, record)
+    return Comparison(
+        title, tuple(columns), rows_of(measured, list(columns)), budget, tables, notes, _uneven(budget), _told(remarks), record
+    )
+
+
+def _parted(warning: str, groups: Mapping[str, Sequence[Subject]]) -> tuple[str, str]:
+    """(the fit that a study's warning is about, or "", and the warning)."""
+    labels = [subject.label for group in groups.values() for subject in group]
+    mine = next((label for label in labels if warning.startswith(f"{label}: ")), "")
+    return mine, warning.removeprefix(f"{mine}: ")
+
+
+def _told(remarks: Sequence[tuple[str, str, str]]) -> list[str]:
+    """What the studies warn of, each once with the fits it is about."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for study, fit, warning in remarks:
+        found.setdefault((study, warning), []).append(fit)
+    whom = {key: f" ({', '.join(fits)})" if any(fits) else "" for key, fits in found.items()}
+    return [f"{study}: {warning}{whom[study, warning]}" for study, warning in found]
 
 
 def by_method(subjects: Sequence[Subject]) -> dict[str, list[Subject]]:

@@ -8,9 +8,11 @@ task, for what localization could reach. The studies are those of `armillary com
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from armillary.app.comparing import plans
@@ -28,6 +30,7 @@ from armillary.core.pairs import Pairs
 from armillary.core.progress import duration
 from armillary.core.report import Estimate
 from armillary.core.site import Site
+from armillary.core.statistics import Units, ratio_interval
 from armillary.core.study import Subject
 from armillary.core.texts import read_documents
 from armillary.errors import InputError
@@ -57,6 +60,10 @@ CLAIMS = (
 )
 
 
+#: Of localization, one for each variable and their mean.
+MEASURES = ("disentangle", "cause", "isolate", "iia")
+
+
 class Settings(Config):
     """What the comparison is told."""
 
@@ -76,7 +83,7 @@ class Settings(Config):
     """Fits of every method that is not the same every time."""
     n_texts: int = Field(680, ge=20)
     """Texts at most; seven of ten are fitted to, the others measured on."""
-    tasks: tuple[str, ...] = ("mcqa", "city")
+    tasks: tuple[str, ...] = ("recall", "mcqa", "city")
     """Of the localization study."""
     studies: tuple[str, ...] = ()
     """Which to ask; all of a comparison's if none are named."""
@@ -141,8 +148,7 @@ def _fits(lm: LanguageModel, stored: Stored, settings: Settings, say: Say) -> di
 
 def _das(lm: LanguageModel, one: Asked, stored: Stored, settings: Settings) -> dict[str, Estimate]:
     """What a subspace reaches that is learnt for each variable of a task: at the position where it learnt best."""
-    if one.task is None:
-        return {}
+    assert one.task is not None
     found: dict[str, Estimate] = {}
     for variable in one.task.variables:
         known = [pair for pair in one.task.train if pair.variable == variable][: one.config.max_pairs]
@@ -151,4 +157,23 @@ def _das(lm: LanguageModel, one: Asked, stored: Stored, settings: Settings) -> d
         position = min(fits, key=lambda at: fits[at].provenance["curve"][-1]["loss"])
         config = one.config.model_copy(update={"select": "all", "variables": (variable,), "positions": (position,)})
         found |= localization.run(Subject(fits[position], model=lm, task=one.task, name="das"), config=config).estimates
-    return found
+    by_name = {name: [found.get(f"{name}: {variable}") for variable in one.task.variables] for name in MEASURES}
+    means = {name: _mean([each for each in of if each is not None]) for name, of in by_name.items() if None not in of}
+    return found | means
+
+
+def _mean(found: Sequence[Estimate]) -> Estimate:
+    """Of several variables, each as its units have it; missing if one is."""
+    units = [each.units for each in found if each.units is not None]
+    if len(units) < len(found):
+        return next((each for each in found if each.value is None), Estimate.missing("a variable has no units", better="higher"))
+    ids = np.unique(np.concatenate([each.ids for each in units]))
+    above, below = np.zeros(len(ids)), np.zeros(len(ids))
+    for each in units:
+        at, total = np.searchsorted(ids, each.ids), each.denominator.sum() * len(units)
+        above[at] += each.numerator / total
+        below[at] += each.denominator / total
+    whole = Units(units[0].kind, ids, above, below)
+    nulls = [each.null for each in found if each.null is not None]
+    low, high = ratio_interval(whole)
+    return Estimate(whole.value, low, high, sum(each.n for each in found), null=float(np.mean(nulls)), better="higher", units=whole)

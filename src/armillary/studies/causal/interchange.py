@@ -8,6 +8,7 @@ Letters: P pairs, n different prompts, b pairs of a batch, D width of a site, R 
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -167,11 +168,10 @@ class Bench:
 
     def _trials(self, kept: Sequence[Sequence[Pair]], prompts: Ints) -> list[Trials]:
         """Trials of lists of pairs, from the prompts [P, 2] of all of them."""
-        units = {name: i for i, name in enumerate(sorted({unit_of(pair) for pairs in self.drawn.values() for pair in pairs}))}
         ends = np.cumsum([0, *(len(pairs) for pairs in kept)])
         out = []
         for pairs, low, high in zip(kept, ends, ends[1:], strict=False):
-            unit = np.array([units[unit_of(pair)] for pair in pairs], np.int64)
+            unit = np.array([unit_id(pair) for pair in pairs], np.int64)
             base, source = prompts[low:high].T
             out.append(Trials(self.model, tuple(pairs), base, source, unit, self.batch_tokens))
         return out
@@ -215,6 +215,11 @@ def unit_of(pair: Pair) -> str:
     if "entity" in groups:
         return groups["entity"]
     return " / ".join(f"{key} {groups[key]}" for key in sorted(groups) if key != "template") or pair.base.text
+
+
+def unit_id(pair: Pair) -> int:
+    """A number that stands for `unit_of`, the same in every run, so that whatever is measured of it can be paired."""
+    return int.from_bytes(hashlib.sha256(unit_of(pair).encode()).digest()[:6], "big")
 
 
 def _draw(pairs: Sequence[Pair], most: int | None, seed: int) -> list[Pair]:

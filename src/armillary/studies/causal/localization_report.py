@@ -17,7 +17,7 @@ from armillary.core.report import Estimate, Report
 from armillary.core.statistics import Floats, Units, ratio_interval
 from armillary.core.study import Subject
 from armillary.core.tokens import Bools, Ints
-from armillary.studies.causal.interchange import Bench, Trials, unit_of
+from armillary.studies.causal.interchange import Bench, Trials, unit_id
 from armillary.studies.causal.masks import Chosen, Coordinates
 
 if TYPE_CHECKING:
@@ -178,12 +178,12 @@ def _kept(bench: Bench, config: Config) -> dict[str, Estimate]:
     for name in names:
         pairs = [pair for key, drawn in bench.drawn.items() if key[1] == "test" and name in (None, key[0]) for pair in drawn]
         found = bench.kept("test", name).astype(np.float64)
-        unit = np.unique([unit_of(pair) for pair in pairs], return_inverse=True)[1]
+        unit = np.array([unit_id(pair) for pair in pairs], np.int64)
         key = "kept" if name is None else f"kept: {name}"
         if not len(found):
             out[key] = Estimate.missing(f"the test has no pair of {name}", better="higher")
             continue
-        units = _units(np.asarray(unit, np.int64), np.full(len(found), 1 / len(found)), found)
+        units = _units(unit, np.full(len(found), 1 / len(found)), found)
         low, high = ratio_interval(units, n_samples=config.n_bootstrap, seed=config.seed)
         out[key] = Estimate(units.value, low, high, len(found), ceiling=1.0, better="higher", units=units)
     return out
