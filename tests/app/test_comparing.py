@@ -15,12 +15,13 @@ import armillary as arm
 from armillary import studies
 from armillary.app.comparing import results
 from armillary.app.comparing.claims import Claim, judged
-from armillary.app.comparing.run import Asked, apart, by_method, compare
+from armillary.app.comparing.run import Asked, More, apart, by_method, compare
 from armillary.core.config import Config
 from armillary.core.report import Estimate, Report
 from armillary.core.rows import TensorRows
 from armillary.core.statistics import Units, mean_interval
 from armillary.core.study import Subject, as_subjects
+from armillary.core.task import Pair, Prompt, Task
 from armillary.errors import InputError
 from armillary.studies.together import together
 
@@ -104,6 +105,42 @@ def test_a_fit_that_is_refused_is_missing_and_says_why(tmp_path: Path, counting:
     (size, _) = compare([Asked("counting", Settings())], some, folder=tmp_path, title="t").rows
     assert size.cells["large"].standing == "missing" and size.cells["large"].estimate.reason == "too many features"
     assert size.cells["pca"].standing == "apart"
+
+
+def test_fits_of_one_name_are_refused(tmp_path: Path, counting: Counting) -> None:
+    with pytest.raises(InputError, match="pca is the name of several of these 2 fits"):
+        compare([Asked("counting", Settings())], [fits()[0], fits()[0]], folder=tmp_path, title="t")
+
+
+def test_another_encoder_or_other_classes_are_no_other_seed() -> None:
+    pca = arm.PCA(n_components=3).fit(X)
+    other = replace(pca.with_encoder(arm.OrthogonalPursuit(k=1)), provenance={**pca.provenance, "seed": 1})
+    assert list(by_method([Subject(pca, name="a"), Subject(other, name="b")])) == ["a", "b"]
+    one, two = (arm.DiffMeans().fit(arm.Labelled.of(X, [(i // n) % 2 == 0 for i in range(400)])) for n in (1, 2))
+    kinds = [replace(fit, provenance={**fit.provenance, "seed": i, "classes": [str(i)]}) for i, fit in enumerate((one, two))]
+    assert list(by_method([Subject(kinds[0], name="a-s0"), Subject(kinds[1], name="a-s1")])) == ["a-s0", "a-s1"]
+    again = [Subject(pca, name="p"), Subject(pca, name="q")]
+    assert list(by_method(again)) == ["p", "q"], "the same seed twice"
+
+
+def test_what_an_encoder_found_is_not_taken_for_what_another_finds(tmp_path: Path, counting: Counting) -> None:
+    pca = arm.PCA(n_components=3).fit(X)
+    for fit in (pca, pca.with_encoder(arm.OrthogonalPursuit(k=1)), pca.with_encoder(arm.OrthogonalPursuit(k=2))):
+        compare([Asked("counting", Settings())], [Subject(fit, name="pca")], folder=tmp_path, title="t")
+    assert counting.asked == 3
+
+
+def test_a_method_that_cannot_be_made_is_missing_and_the_others_are_measured(tmp_path: Path, counting: Counting) -> None:
+    def fail(one: Asked) -> dict[str, Estimate]:
+        raise InputError("the model can do none of the pairs")
+
+    one = Prompt("a", "b")
+    task = Task("task", (), (Pair(one, one, "x", "b", "cause"),))
+    asked = [Asked("counting", Settings(), task=task), Asked("counting", Settings())]
+    found = compare(asked, fits(), folder=tmp_path, title="t", more={"das": More(fail, {})})
+    (cell,) = [row.cells["das"] for row in found.rows if row.study == "counting: task" and row.name == "size"]
+    assert cell.estimate.reason == "the model can do none of the pairs" and "das" not in found.budget
+    assert all(row.cells["pca"].estimate.value is not None for row in found.rows)
 
 
 def test_results_of_another_kind_are_refused(tmp_path: Path) -> None:

@@ -73,6 +73,23 @@ def test_seeds_that_disagree_widen_the_interval_and_hide_a_difference() -> None:
     assert told[1] is not None and told[1][0] < 2 * told[1][1]
 
 
+def test_one_fit_is_set_against_all_seeds_of_another() -> None:
+    """Not against the first one, which may be the lucky one."""
+    lucky = [scored(mean, seed=i) for i, mean in enumerate((0.9, 0.5, 0.5))]
+    told = difference([scored(0.7, seed=9)], lucky)
+    assert told is not None and told[0] == pytest.approx(0.067, abs=0.03) and told[1] > 0.1
+    back = difference(lucky, [scored(0.7, seed=9)])
+    assert back is not None and back[0] == pytest.approx(-told[0]) and back[1] == pytest.approx(told[1])
+
+
+def test_units_that_agree_without_an_error_prove_nothing() -> None:
+    def alike(value: float) -> Estimate:
+        return Estimate(value, value, value, 2, null=0.5, better="higher", units=Units.of_values("concept", [value, value]))
+
+    cells = table(a=alike(0.9), b=alike(0.8))
+    assert cells["a"].standing == cells["b"].standing == "unknown"
+
+
 def test_a_false_discovery_among_many_equal_methods_is_rare() -> None:
     """Twenty methods that are all the same: hardly one is called apart from its neighbours."""
     cells = table(**{f"m{i}": scored(2.0, seed=100 + i) for i in range(20)})

@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -247,6 +248,64 @@ def test_without_a_key_none_is_sent(server: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("ARMILLARY_JUDGE_KEY", raising=False)
     url_judge(server).ask(["a"])
     assert "Authorization" not in server.requests[0][1]
+
+
+def test_space_around_a_key_is_left_out(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARMILLARY_JUDGE_KEY", f" {KEY}\r\n")
+    assert url_judge(server).ask(["a"]) == ["A"]
+    assert server.requests[0][1]["Authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("told", ["", " \n", f"{KEY}\nX-Other: 1", f"{KEY}\x7f", f"{KEY}é", f"“{KEY}”"])
+def test_a_key_that_fits_no_header_is_refused_and_not_shown(server: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OWN_KEY", told)
+    with pytest.raises(InputError, match="OWN_KEY") as caught:
+        url_judge(server, key_variable="OWN_KEY").ask(["a"])
+    assert KEY not in "".join(traceback.format_exception(caught.value)) and server.requests == []
+
+
+def test_an_answer_that_came_is_kept_though_one_before_it_is_refused(server: Any, tmp_path: Path) -> None:
+    path = tmp_path / "kept.jsonl"
+
+    def reply(body: Any, n: int) -> Any:
+        if (asked := body["messages"][0]["content"]) != "a":
+            return 200, {}, said(asked.upper())
+        wait_until(lambda: path.is_file() and path.read_bytes().count(b"\n") == 2)
+        return 401, {}, ""
+
+    server.reply = reply
+    with pytest.raises(InputError, match="answers 401"):
+        url_judge(server, cache=path, parallel=3).ask(["a", "b", "c"])
+    assert len(JudgeCache(path)) == 2
+    server.reply = lambda body, n: (200, {}, said("now"))
+    again = url_judge(server, cache=path)
+    assert again.ask(["a", "b", "c"]) == ["now", "B", "C"]
+    assert again.tally.calls == 1 and len(JudgeCache(path)) == path.read_bytes().count(b"\n") == 3, "each is written once"
+
+
+def test_an_answer_on_its_way_when_asking_ends_is_kept(server: Any, tmp_path: Path) -> None:
+    path, is_over, is_under_way = tmp_path / "kept.jsonl", threading.Event(), threading.Event()
+
+    def reply(body: Any, n: int) -> Any:
+        if body["messages"][0]["content"] == "a":
+            is_under_way.wait(2)
+            return 401, {}, ""
+        is_under_way.set()
+        is_over.wait(2)
+        return 200, {}, said("late")
+
+    server.reply = reply
+    with pytest.raises(InputError, match="answers 401"):
+        url_judge(server, cache=path, parallel=2).ask(["a", "b"])
+    is_over.set()
+    wait_until(lambda: path.is_file() and path.read_bytes().endswith(b"\n"))
+    assert url_judge(server, cache=path).ask(["b"]) == ["late"] and len(server.requests) == 2
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 2.0) -> None:
+    end = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.005)
 
 
 def test_429_and_then_a_good_answer(server: Any) -> None:

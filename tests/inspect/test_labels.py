@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import armillary as arm
 from armillary.core.rows import TensorRows
 from armillary.core.run import drive
+from armillary.core.tokens import Document, Tokens
 from armillary.errors import InputError
 from armillary.inspect.activity import Active, Activity, Example, chunks, examples, marked
 from armillary.inspect.evidence import Shape, Source
@@ -104,6 +106,44 @@ def test_marks() -> None:
     assert one.marked(1.0) == "The <<cat>> sat on\nit"
     assert marked(("a", "\n", "b"), (False, True, False)) == "a<<\n>>b"
     assert Example(("a",), (0.0,), np.arange(1)).marked() == "a", "nothing is active, so nothing is marked"
+
+
+PIECES = (b"He said", b" \xe2\x80", b"\x9c", b"no", b"\xe2\x80", b"\x9d\xf0", b"\x9f\x99", b"\x82", b" \n", b"a")
+
+
+@pytest.mark.parametrize(
+    ("active", "expected"),
+    [
+        ([1], "He said <<“>>no”🙂 \na"),
+        ([2], "He said <<“>>no”🙂 \na"),
+        ([1, 2, 3], "He said <<“no>>”🙂 \na"),
+        ([4], "He said “no<<”>>🙂 \na"),
+        ([5], "He said “no<<”🙂>> \na"),
+        ([6], "He said “no”<<🙂>> \na"),
+        ([8], "He said “no”🙂<< \n>>a"),
+    ],
+)
+def test_a_mark_lasts_until_the_token_that_ends_the_character(active: list[int], expected: str) -> None:
+    value = np.zeros(len(PIECES))
+    value[active] = 2.0
+    (one,) = examples(pieces(PIECES), [np.arange(len(PIECES))], value)
+    assert one.marked() == expected and one.value == 2.0
+    assert all(text for text, on in zip(one.tokens, one.is_marked(), strict=True) if on), "what shows nothing is not marked"
+
+
+def test_the_rest_of_a_character_counts_as_much_as_the_strongest_of_its_tokens() -> None:
+    (one,) = examples(pieces(PIECES), [np.arange(len(PIECES))], np.array([0.0, 3.0, 1.0, 0.0, 0.0, 2.0, 1.0, 0.5, 0.0, 0.0]))
+    assert one.activations == (0.0, 0.0, 3.0, 0.0, 0.0, 2.0, 0.0, 2.0, 0.0, 0.0)
+
+
+def pieces(parts: Sequence[bytes]) -> Tokens:
+    """A document whose tokens are these bytes."""
+    n, ends = len(parts), np.cumsum([len(part) for part in parts])
+    return Tokens(
+        ids=np.arange(n), starts=np.array([0, n]), document=np.zeros(n, np.int64), position=np.arange(n),
+        span=np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1), is_special=np.zeros(n, bool), is_row=np.ones(n, bool),
+        documents=[Document(b"".join(parts).decode())],
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("length", [4, 5, 99])

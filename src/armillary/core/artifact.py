@@ -26,6 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from armillary.core.rows import tensor_sha256
 from armillary.errors import CorruptFileError, DiskFullError, InputError, MismatchError, OutputExistsError, nearest
 
 if TYPE_CHECKING:
@@ -175,6 +176,13 @@ def take_apart(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
             f"{name or 'a value'} is a {type(value).__name__}, which a file here cannot hold; use numbers, texts, lists or tensors"
         )
     return value
+
+
+def sha256_of(value: Any) -> str:
+    """A hash of all that would be written of a value: its tensors and its plain fields."""
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps(take_apart(value, tensors), sort_keys=True, default=str)
+    return hashlib.sha256("".join([tree, *(tensor_sha256(tensor) for tensor in tensors.values())]).encode()).hexdigest()
 
 
 def _hold(value: Tensor, tensors: dict[str, Tensor], name: str) -> str:

@@ -146,13 +146,25 @@ def over_seeds(found: Sequence[Estimate]) -> Estimate:
 
 
 def difference(ours: Sequence[Estimate], theirs: Sequence[Estimate]) -> tuple[float, float] | None:
-    """Mean difference over seeds and its standard error, paired on units where there are some; None where nothing tells an error."""
-    found = [one for pair in zip(ours, theirs, strict=False) if (one := _difference(*pair)) is not None]
-    if not found:
+    """Mean difference over seeds and its standard error, paired on units where there are some; None where nothing tells an error.
+
+    Seeds are paired in their order; where one side has fewer, all of one side are set against all of the other.
+    """
+    pairs = list(zip(ours, theirs, strict=True)) if len(ours) == len(theirs) else list(itertools.product(ours, theirs))
+    found = [one for pair in pairs if (one := _difference(*pair)) is not None]
+    if not found or len(found) < len(pairs):
         return None
     values, errors = np.array(found, dtype=np.float64).T
-    between = values.var(ddof=1) / len(values) if len(values) > 1 else 0.0
-    return float(values.mean()), float(np.sqrt(np.mean(errors**2) + between))
+    inside = float(np.mean(errors**2))
+    if len(ours) == len(theirs):
+        return float(values.mean()), math.sqrt(inside + (values.var(ddof=1) / len(values) if len(values) > 1 else 0.0))
+    between = sum(_between([one.value for one in side if one.value is not None]) for side in (ours, theirs))
+    return float(values.mean()), math.sqrt(inside + between)
+
+
+def _between(values: Sequence[float]) -> float:
+    """Variance of a mean over seeds; 0 of one seed, which says nothing of others."""
+    return float(np.var(values, ddof=1)) / len(values) if len(values) > 1 else 0.0
 
 
 def _difference(ours: Estimate, theirs: Estimate) -> tuple[float, float] | None:
@@ -201,13 +213,13 @@ def _p_null(cell: Estimate) -> float:
 
 
 def _tail(gap: float, error: float) -> float:
-    """Chance of a gap as large as this one where there is none."""
-    return float(stats.norm.sf(gap / error)) if error > 0 else (0.0 if gap > 0 else 1.0)
+    """Chance of a gap as large as this one where there is none; NaN for a gap whose error is 0, as of too few units that agree."""
+    return float(stats.norm.sf(gap / error)) if error > 0 else (math.nan if gap else 1.0)
 
 
 def _p_apart(ours: Sequence[Estimate], theirs: Sequence[Estimate]) -> float:
     found = difference(ours, theirs)
-    return math.nan if found is None else min(1.0, 2 * _tail(abs(found[0]), found[1]))
+    return math.nan if found is None else 2 * _tail(abs(found[0]), found[1]) if found[0] else 1.0
 
 
 def _q(p: Mapping[Any, float]) -> dict[Any, float]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from armillary.core.config import Config
 from armillary.core.decomposition import Decomposition
-from armillary.core.rows import Batch, Layout, Rows, as_rows, tensor_sha256, width
+from armillary.core.rows import Batch, Layout, Rows, as_rows, width
 from armillary.errors import InputError, NonFiniteError, ShapeError, TooFewRowsError
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def fit_many(
     names = labels or _labels(methods)
     consumers = [one.consumer(seed, start, label) for one, start, label in zip(given, first, names, strict=True)]
     identity = {"methods": [_identity(method) for method in methods], "seed": seed, "rows": [one.identity() for one in given]}
-    identity |= {"starts": [None if fit is None else _fit_sha256(fit) for fit in first]}
+    identity |= {"starts": [None if fit is None else _sha256(fit) for fit in first]}
     with torch.no_grad():
         title = " + ".join(dict.fromkeys(type(method).__name__ for method in methods))
         drive(consumers, rows, checkpoint=checkpoint, title=title, identity=json.dumps(identity, sort_keys=True))
@@ -323,13 +323,13 @@ def _identity(method: Method) -> dict[str, Any]:
     return {"method": type(method).__name__, "options": method.model_dump(mode="json")}
 
 
-def _fit_sha256(fit: Decomposition) -> str:
-    """A hash of every tensor of a fit."""
-    from armillary.core.artifact import take_apart
+def _sha256(fit: Decomposition) -> str:
+    """A hash of what a fit computes."""
+    from dataclasses import replace
 
-    tensors: dict[str, Tensor] = {}
-    take_apart(fit, tensors)
-    return hashlib.sha256("".join(tensor_sha256(tensor) for tensor in tensors.values()).encode()).hexdigest()
+    from armillary.core.artifact import sha256_of
+
+    return sha256_of(replace(fit, provenance={}))
 
 
 def _labels_sha256(data: Any) -> str:

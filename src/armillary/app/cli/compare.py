@@ -35,21 +35,21 @@ def command(screen: Screen, fits: tuple[str, ...], *, out: str | None, only_plan
     """Ask the same studies of all FITS, on the same activations, and put every number beside the others: with its interval, grey where
     it cannot be told from chance or from the next method. FITS that differ in their seed alone count as one method."""
     from armillary.app.comparing import plans
-    from armillary.app.comparing.files import save
-    from armillary.app.comparing.run import compare
+    from armillary.app.comparing.files import refuse_another, save
+    from armillary.app.comparing.run import compare, record_of
     from armillary.errors import InputError
 
     if out is None and not only_plan:
         raise InputError("a comparison keeps what it measures: name a folder with --out, or ask for --plan alone")
     studies, subjects = _asked(screen, fits, **asked)
-    model = next((subject.model for subject in subjects if subject.model is not None), None)
-    expected = plans.lines(plans.costs(studies, subjects), None if model is None else plans.speed(model))
+    expected = plans.lines(plans.costs(studies, subjects), plans.speed_of(subjects))
     if only_plan:
         screen.answer({"plan": expected}, *expected)
         return
+    folder = Path(str(out))
+    refuse_another(record_of(studies, subjects), folder)
     for line in expected:
         screen.remark(line)
-    folder = Path(str(out))
     found = compare(studies, subjects, folder=folder / "measured", title=f"{len(subjects)} fits compared", say=screen.remark)
     pages = save(found, folder)
     screen.answer({"out": str(folder), "comparison": found.to_json()}, found, str(pages[0]))

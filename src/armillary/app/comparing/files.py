@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from armillary.core.artifact import write_atomic
 from armillary.core.comparison import Comparison
 from armillary.core.comparison_view import writers
+from armillary.core.report import plain
 from armillary.errors import OutputExistsError
 
 NAME = "comparison"
@@ -20,18 +23,18 @@ def save(comparison: Comparison, folder: Path) -> list[Path]:
         OutputExistsError: the folder holds another comparison.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    refuse_another(comparison, folder)
+    refuse_another(comparison.provenance, folder)
     pages = [folder / f"{NAME}{ending}" for ending in writers()]
     for page in pages:
         write_atomic(page, writers()[page.suffix](comparison).encode())
     return pages
 
 
-def refuse_another(comparison: Comparison, folder: Path) -> None:
-    """Raise where a folder holds a comparison of other methods or settings."""
+def refuse_another(record: Mapping[str, Any], folder: Path) -> None:
+    """Raise where a folder holds a comparison of other fits, rows or settings than a record tells."""
     there = folder / f"{NAME}.json"
     if not there.exists():
         return
     told = json.loads(there.read_text())
-    if (told["methods"], told["provenance"]) != (list(comparison.methods), comparison.to_json()["provenance"]):
+    if told["provenance"] != plain(record):
         raise OutputExistsError(f"'{there}' is of another comparison ({', '.join(told['methods'])}); choose another --out")

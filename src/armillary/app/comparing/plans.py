@@ -41,7 +41,7 @@ ASIDE = ("n_features", "kept")
 SETTINGS: dict[Budget, dict[str, dict[str, Any]]] = {
     "small": {
         "fidelity": {"n_tokens": 20_000, "max_rows": 100_000},
-        "concepts": {"n_documents": 2_000, "max_concepts": 20, "n_draws": 50},
+        "concepts": {"n_documents": 2_000, "max_concepts": 20, "n_draws": 400},
         "probing": {"n_documents": 2_000, "max_concepts": 12, "ks": (1, 5, 20), "n_train": 400, "n_test": 400},
         "absorption": {"n_rows": 8_000, "n_draws": 3},
         "labels": {"n_features": 12, "n_active": 15, "n_silent": 15, "max_rows": 60_000},
@@ -139,6 +139,12 @@ def speed(model: Model, text: str = "The city of Paris lies in the country that"
         model.logits(tokens)
         n += len(tokens)
     return n / (time.perf_counter() - began)
+
+
+def speed_of(subjects: Sequence[Subject]) -> float | None:
+    """Of the model that fits are of; None where there is none, or one that has no logits."""
+    model = next((subject.model for subject in subjects if subject.model is not None), None)
+    return None if model is None or not model.has_logits else speed(model)
 
 
 def lines(found: Sequence[Cost], rate: float | None) -> list[str]:

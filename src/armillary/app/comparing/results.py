@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from armillary.core.artifact import write_atomic
+from armillary import __version__
+from armillary.core.artifact import sha256_of, write_atomic
 from armillary.core.decomposition import Decomposition
 from armillary.core.report import Estimate, plain
 from armillary.core.statistics import Units
@@ -28,19 +30,21 @@ SCHEMA = 1
 
 def key_of(study: str, settings: Mapping[str, Any], subjects: Sequence[Subject]) -> str:
     """What tells a question from others."""
-    about = {"study": study, "settings": settings, "subjects": [_about(subject) for subject in subjects]}
+    about = {"study": study, "settings": settings, "subjects": [_about(subject) for subject in subjects], "version": __version__}
     return hashlib.sha256(json.dumps(plain(about), sort_keys=True).encode()).hexdigest()
 
 
 def _about(subject: Subject) -> dict[str, Any]:
-    what = subject.what
-    record = what.provenance if isinstance(what, Decomposition) else {}
-    dictionary = what.dictionary if isinstance(what, Decomposition) else what
-    atoms = hashlib.sha256(dictionary.atoms.float().cpu().numpy().tobytes()).hexdigest()
-    rows = None if subject.rows is None else dict(subject.rows.record)
-    model = None if subject.model is None else subject.model.revision
+    rows = None if subject.rows is None else {"layout": str(subject.rows.layout), **subject.rows.record}
     task = None if subject.task is None else hashlib.sha256(repr(subject.task).encode()).hexdigest()
-    return {"label": subject.label, "made": record, "atoms": atoms, "rows": rows, "model": model, "task": task}
+    return {**identity(subject), "rows": rows, "task": task}
+
+
+def identity(subject: Subject) -> dict[str, Any]:
+    """What tells a fit, and the model it is of, from others."""
+    model = None if subject.model is None else subject.model.revision
+    what = replace(subject.what, provenance={}) if isinstance(subject.what, Decomposition) else subject.what
+    return {"label": subject.label, "fit": sha256_of(what), "model": model}
 
 
 def write(path: Path, key: str, found: Found, *, warnings: Sequence[str], seconds: float) -> None:

@@ -21,6 +21,7 @@ from armillary.core.columns import columns_for
 from armillary.core.comparison import Comparison, Measured, rows_of
 from armillary.core.decomposition import Decomposition
 from armillary.core.progress import duration
+from armillary.core.provenance import versions
 from armillary.core.report import Estimate, Report
 from armillary.core.study import Subject
 from armillary.core.task import Task
@@ -30,6 +31,8 @@ from armillary.errors import InputError
 Say = Callable[[str], None]
 #: Rows on which atoms are counted, and the share of a row's largest part below which an atom does not count.
 PROBED, TINY = 1024, 0.01
+#: What of a fit's provenance says how it was made, besides its seed.
+MADE = ("method", "options", "classes", "model", "revision", "text_sha256", "windows", "sites", "n_rows")
 #: The end of a fit's name that tells its seed.
 SEED = re.compile(r"[-_. ]?s(eed)?[-_]?\d+$")
 
@@ -65,8 +68,17 @@ class Asked:
         return dict(self.config.model_dump(mode="json"))
 
 
-#: What a method that is made anew for every task reaches in a study about one.
-More = Callable[[Asked], dict[str, Estimate]]
+@dataclass(frozen=True)
+class More:
+    """A method that is made anew for every task.
+
+    Args:
+        ask: what it reaches in a study about a task.
+        settings: of it, which tell its results from others'.
+    """
+
+    ask: Callable[[Asked], dict[str, Estimate]]
+    settings: Mapping[str, Any]
 
 
 def compare(
@@ -90,6 +102,7 @@ def compare(
         more: methods that are made anew for every task, by name.
         say: told each study as it begins and ends.
     """
+    _refuse_namesakes(subjects)
     folder.mkdir(parents=True, exist_ok=True)
     groups, found, remarks = by_method(subjects), dict[str, Found](), list[tuple[str, str, str]]()
     for i, one in enumerate(asked, 1):
@@ -104,10 +117,24 @@ def compare(
     tables = {"claims": judged(claims, measured)} if claims else {}
     notes = [f"{len(subjects)} fits of {len(groups)} methods; intervals are of 95 %, over documents, features or pairs, and over seeds"]
     notes += [told(tables["claims"])] if claims else []
-    record = {"settings": {one.title: one.settings for one in asked}}
+    record = record_of(asked, subjects)
     return Comparison(
         title, tuple(columns), rows_of(measured, list(columns)), budget, tables, notes, _uneven(budget), _told(remarks), record
     )
+
+
+def record_of(asked: Sequence[Asked], subjects: Sequence[Subject]) -> dict[str, Any]:
+    """What tells a comparison from others: its studies' settings, its fits, their rows and model."""
+    rows = {subject.label: None if subject.rows is None else dict(subject.rows.record) for subject in subjects}
+    fits = {subject.label: results.identity(subject) for subject in subjects}
+    return {"settings": {one.title: one.settings for one in asked}, "fits": fits, "rows": rows, "versions": versions()}
+
+
+def _refuse_namesakes(subjects: Sequence[Subject]) -> None:
+    labels = [subject.label for subject in subjects]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise InputError(f"{', '.join(twice)} is the name of several of these {len(labels)} fits; rename a folder, or pass other names")
 
 
 def _parted(warning: str, groups: Mapping[str, Sequence[Subject]]) -> tuple[str, str]:
@@ -130,19 +157,31 @@ def by_method(subjects: Sequence[Subject]) -> dict[str, list[Subject]]:
     """Subjects that differ in their seed alone, under a name they share."""
     groups: dict[str, list[Subject]] = {}
     for subject in subjects:
-        groups.setdefault(_recipe(subject), []).append(subject)
+        recipe = _recipe(subject)
+        while _has_seed(groups.get(recipe, ()), subject):
+            recipe += "'"  # the same seed twice is not two seeds
+        groups.setdefault(recipe, []).append(subject)
+    taken = {subject.label for subject in subjects}
     named: dict[str, list[Subject]] = {}
     for group in groups.values():
         label = SEED.sub("", group[0].label) if len(group) > 1 else group[0].label
-        named[label if label and label not in named else group[0].label] = group
+        named[group[0].label if not label or label in named or label in taken - {group[0].label} else label] = group
     return named
 
 
+def _has_seed(group: Sequence[Subject], subject: Subject) -> bool:
+    seeds = [one.what.provenance.get("seed") for one in group if isinstance(one.what, Decomposition)]
+    return isinstance(subject.what, Decomposition) and subject.what.provenance.get("seed") in seeds
+
+
 def _recipe(subject: Subject) -> str:
+    """Equal for fits that differ in their seed alone."""
     what = subject.what
     if not isinstance(what, Decomposition) or "method" not in what.provenance:
         return subject.label
-    return repr((what.provenance["method"], what.provenance["options"], what.inputs))
+    made = {name: what.provenance.get(name) for name in MADE}
+    encoder = {name: value for name, value in vars(what.encoder).items() if isinstance(value, str | int | float | bool)}
+    return repr((made, type(what.encoder).__name__, encoder, what.inputs, what.targets, what.n_features))
 
 
 @dataclass(frozen=True)
@@ -169,10 +208,17 @@ def _of_fits(one: Asked, subjects: Sequence[Subject]) -> _Question:
     return _Question(one.title, results.key_of(one.study, one.settings, given), lambda: _ask(one, given))
 
 
-def _of_more(one: Asked, name: str, ask: More, subjects: Sequence[Subject]) -> _Question:
+def _of_more(one: Asked, name: str, more: More, subjects: Sequence[Subject]) -> _Question:
     """Of a method that is made anew, for the model of the others."""
     like = [Subject(subjects[0].what, model=subjects[0].model, name=name, task=one.task)]
-    return _Question(f"{one.title}, {name}", results.key_of(one.study, one.settings, like), lambda: ({name: ask(one)}, []))
+
+    def answer() -> tuple[Found, list[str]]:
+        try:
+            return {name: more.ask(one)}, []
+        except InputError as error:
+            return {name: {"": Estimate.missing(str(error))}}, []
+
+    return _Question(f"{one.title}, {name}", results.key_of(one.study, {**one.settings, name: more.settings}, like), answer)
 
 
 def _answered(question: _Question, folder: Path, say: Say) -> tuple[Found, list[str]]:

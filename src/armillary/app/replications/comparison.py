@@ -7,6 +7,7 @@ task, for what localization could reach. The studies are those of `armillary com
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,28 +18,30 @@ from pydantic import Field
 
 from armillary.app.comparing import plans
 from armillary.app.comparing.claims import Claim
-from armillary.app.comparing.files import save
+from armillary.app.comparing.files import refuse_another, save
 from armillary.app.comparing.recipes import RECIPES, Budget, Stored
-from armillary.app.comparing.run import Asked, compare
+from armillary.app.comparing.run import Asked, More, compare, record_of
 from armillary.app.replications import Result, Say
 from armillary.app.subjects import model_name
 from armillary.app.tasks import load_task
 from armillary.core.artifact import load as load_fit
+from armillary.core.artifact import write_atomic
 from armillary.core.config import Config
 from armillary.core.decomposition import Decomposition
 from armillary.core.pairs import Pairs
 from armillary.core.progress import duration
-from armillary.core.report import Estimate
+from armillary.core.report import Estimate, plain
 from armillary.core.site import Site
 from armillary.core.statistics import Units, ratio_interval
 from armillary.core.study import Subject
 from armillary.core.texts import read_documents
-from armillary.errors import InputError
+from armillary.errors import InputError, MismatchError
 from armillary.lm.harvest import harvest
 from armillary.lm.model import LanguageModel
 from armillary.lm.reference.texts import reference_texts
 from armillary.methods.das import DAS
 from armillary.studies.causal import localization
+from armillary.studies.causal.interchange import draw
 
 REGIONS, GROUPS, AXBENCH = "Shafran et al. 2026 (MFA)", "Shafran et al. 2025 (semi-NMF)", "Wu et al. 2025 (AxBench)"
 MIB, PROBES = "Mueller et al. 2025 (MIB)", "Kantamneni et al. 2025 (sae-probes)"
@@ -110,9 +113,10 @@ def run(settings: Settings = Settings(), *, say: Say = lambda line: None) -> Res
     subjects = [Subject(fit, rows=stored.held_out(fit), model=lm, name=name) for name, fit in _fits(lm, stored, settings, say).items()]
     tasks = [load_task(name, settings.seed) for name in settings.tasks]
     asked = plans.plan(settings.studies or tuple(plans.SHOWN), tasks, settings.budget, seed=settings.seed)
-    for line in plans.lines(plans.costs(asked, subjects), plans.speed(lm)):
+    for line in plans.lines(plans.costs(asked, subjects), plans.speed_of(subjects)):
         say(line)
-    more = {"das": lambda one: _das(lm, one, stored, settings)}
+    more = {"das": More(lambda one: _das(lm, one, stored, settings), {"rank": settings.n_active, "site": str(stored.stream_site)})}
+    refuse_another(record_of(asked, subjects), folder)
     found = compare(asked, subjects, folder=folder / "measured", title=f"{lm.name} taken apart", claims=CLAIMS, more=more, say=say)
     pages = save(found, folder)
     say(f"done in {duration(time.monotonic() - began)}")
@@ -133,12 +137,14 @@ def _rows(lm: LanguageModel, settings: Settings, say: Say) -> Stored:
 def _fits(lm: LanguageModel, stored: Stored, settings: Settings, say: Say) -> dict[str, Decomposition]:
     """All methods, each kept in the folder; those that are there are read."""
     found: dict[str, Decomposition] = {}
+    folder = Path(settings.out) / "fits"
+    _refuse_others(folder, settings, stored)
     budget = Budget(settings.n_atoms, settings.n_active, settings.label)
     for name, recipe in RECIPES.items():
         seeds = range(settings.seed, settings.seed + (settings.n_seeds if recipe.is_random else 1))
         for seed in seeds:
             label = name if len(seeds) == 1 else f"{name}-s{seed}"
-            place = Path(settings.out) / "fits" / label
+            place = folder / label
             if not place.exists():
                 say(f"fitting {label}")
                 recipe.make(lm, stored, budget, seed).save(place)
@@ -146,12 +152,22 @@ def _fits(lm: LanguageModel, stored: Stored, settings: Settings, say: Say) -> di
     return found
 
 
+def _refuse_others(folder: Path, settings: Settings, stored: Stored) -> None:
+    """Raise where a folder holds fits that were made otherwise."""
+    same = {name: getattr(settings, name) for name in ("n_atoms", "n_active", "label")} | {"rows": plain(stored.stream[0].record)}
+    told = folder / "settings.json"
+    if told.exists() and json.loads(told.read_text()) != same:
+        raise MismatchError(f"'{folder}' holds fits of another budget, label or text; choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(told, json.dumps(same, indent=1).encode())
+
+
 def _das(lm: LanguageModel, one: Asked, stored: Stored, settings: Settings) -> dict[str, Estimate]:
     """What a subspace reaches that is learnt for each variable of a task: at the position where it learnt best."""
     assert one.task is not None
     found: dict[str, Estimate] = {}
     for variable in one.task.variables:
-        known = [pair for pair in one.task.train if pair.variable == variable][: one.config.max_pairs]
+        known = draw([pair for pair in one.task.train if pair.variable == variable], one.config.max_pairs, settings.seed)
         pairs = {at: Pairs.of(lm, stored.stream_site, at, known) for at in one.task.positions}
         fits = {at: DAS(rank=settings.n_active).fit(some, seed=settings.seed) for at, some in pairs.items()}
         position = min(fits, key=lambda at: fits[at].provenance["curve"][-1]["loss"])

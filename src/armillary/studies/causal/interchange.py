@@ -152,7 +152,7 @@ class Bench:
         splits = {"train": task.train, "test": task.test}
         #: (variable, split) -> pairs that were drawn.
         self.drawn = {
-            (name, split): _draw([pair for pair in pairs if pair.variable == name], max_pairs, seed)
+            (name, split): draw([pair for pair in pairs if pair.variable == name], max_pairs, seed)
             for name in chosen
             for split, pairs in splits.items()
         }
@@ -222,7 +222,7 @@ def unit_id(pair: Pair) -> int:
     return int.from_bytes(hashlib.sha256(unit_of(pair).encode()).digest()[:6], "big")
 
 
-def _draw(pairs: Sequence[Pair], most: int | None, seed: int) -> list[Pair]:
+def draw(pairs: Sequence[Pair], most: int | None, seed: int) -> list[Pair]:
     """At most so many pairs, as many of each kind as can be, in their order."""
     if most is None or len(pairs) <= most:
         return list(pairs)
