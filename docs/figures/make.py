@@ -757,7 +757,9 @@ def absorption() -> Figure:
             one = report[f"{name}: {key}"]
             axis.plot([one.low, one.high], [i, i], color=BLUE, lw=2)
             axis.plot(one.value, i, "o", color=BLUE, ms=4)
-            axis.plot([one.null, one.null], [i - 0.25, i + 0.25], color=INK, lw=0.8, ls="--")
+            random = [value for value in report.tables[f"{name}: classes"]["random_full"] if value is not None]
+            null = float(np.mean(random)) if one.null is None else one.null
+            axis.plot([null, null], [i - 0.25, i + 0.25], color=INK, lw=0.8, ls="--")
         axis.set(xlabel=label, xlim=(-0.02, 1))
     axes[0].set(yticks=range(len(fits)), yticklabels=list(fits), ylim=(len(fits) - 0.4, -0.6))
     return figure

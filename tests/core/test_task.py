@@ -43,6 +43,9 @@ def test_positions_are_those_of_the_prompt_and_not_of_what_follows(name: str) ->
     assert (after == entity + 1).all()
     with pytest.raises(InputError, match="no span 'object'"):
         tokens_at(tokens, [prompt] * 2, "object")
+    for wrong in ("entity+one", "entity+", "entity+1+1", "entity+-1", ""):
+        with pytest.raises(InputError, match="must be a span's name, the same with"):
+            tokens_at(tokens, [prompt] * 2, wrong)
 
 
 def test_a_task_tells_its_variables_in_order() -> None:

@@ -120,6 +120,7 @@ PIECES = (b"He said", b" \xe2\x80", b"\x9c", b"no", b"\xe2\x80", b"\x9d\xf0", b"
         ([4], "He said “no<<”>>🙂 \na"),
         ([5], "He said “no<<”🙂>> \na"),
         ([6], "He said “no”<<🙂>> \na"),
+        ([4, 5, 6, 7], "He said “no<<”🙂>> \na"),
         ([8], "He said “no”🙂<< \n>>a"),
     ],
 )

@@ -79,7 +79,8 @@ class Pairs:
             batch_tokens: tokens per forward pass; speed and memory only.
 
         Raises:
-            InputError: no pair is left, or a prompt does not fit the model's context.
+            InputError: no pair is left, of pairs about entities none of the causes or of the isolations, or a prompt does not fit the
+                model's context.
             CapabilityError: the model has no logits.
         """
         place = Site.parse(site)
@@ -87,10 +88,7 @@ class Pairs:
         if not chosen:
             raise InputError(f"none of {len(pairs)} pairs is of variable {variable!r} and kinds {list(kinds)}; there are {_kinds(pairs)}")
         if only_right:
-            right = can_do(model, chosen, batch_tokens=batch_tokens)
-            chosen = [pair for pair, is_right in zip(chosen, right, strict=True) if is_right]
-        if not chosen:
-            raise InputError(f"{model.name!r} answers both prompts of none of {len(right)} pairs; choose a task it can do")
+            chosen = _answered_pairs(model, chosen, batch_tokens)
         prompts, index = distinct([pair.source for pair in chosen], prompt_key)
         x = activations_at(model, prompts, [(place, position)], batch_tokens=batch_tokens)[place, position][index]
         return Pairs(model, place, position, tuple(chosen), TensorRows(x, source=Source(model.name, model.revision, place)))
@@ -147,6 +145,18 @@ def can_do(model: Model, pairs: Sequence[Pair], *, batch_tokens: int = BATCH_TOK
     return np.asarray(right[index].reshape(-1, 2).all(1), bool)
 
 
+def _answered_pairs(model: Model, pairs: Sequence[Pair], batch_tokens: int) -> list[Pair]:
+    """The pairs the model can do, if these still ask for what all of them ask."""
+    right = can_do(model, pairs, batch_tokens=batch_tokens)
+    kept = [pair for pair, is_right in zip(pairs, right, strict=True) if is_right]
+    if not kept:
+        raise InputError(f"{model.name!r} answers both prompts of none of {len(pairs)} pairs; choose a task it can do")
+    if lost := lost_groups([pair.kind for pair in pairs], [pair.kind for pair in kept]):
+        n = sum(_is_of(pair.kind, lost) for pair in pairs)
+        raise InputError(f"{model.name!r} answers both prompts of none of {n} {lost[0]!r} pairs; choose a task it can do, or other kinds")
+    return kept
+
+
 def prompt_key(prompt: Prompt) -> tuple[Hashable, ...]:
     """Equal for prompts that read the same and name the same places."""
     return prompt.text, tuple(sorted(prompt.spans.items()))
@@ -169,7 +179,8 @@ def weights(pairs: Sequence[Pair]) -> Floats:
     """[P] share of each pair in the score of its variable; they add up to 1.
 
     With kinds "cause" and "isolate...", half is of the cause and half of the others, each kind of these alike (RAVEL's disentangle score:
-    Huang et al. 2024, arXiv 2402.17700); else all kinds count alike (MIB, arXiv 2504.13151).
+    Huang et al. 2024, arXiv 2402.17700); else all kinds count alike (MIB, arXiv 2504.13151). Kinds without a pair are not known here: see
+    `lost_groups`.
     """
     n_of = Counter(pair.kind for pair in pairs)
     share = kind_shares(list(n_of))
@@ -187,6 +198,12 @@ def kind_shares(kinds: Sequence[str]) -> dict[str, float]:
 def is_about_entities(kinds: Sequence[str]) -> bool:
     """Whether pairs of these kinds ask both that one answer changes and that others do not."""
     return CAUSE in kinds and any(_is_of(kind, (ISOLATE,)) for kind in kinds)
+
+
+def lost_groups(drawn: Sequence[str], kept: Sequence[str]) -> list[str]:
+    """Of pairs about entities, which of "cause" and "isolate" was among the kinds that were drawn and is not among those that are kept:
+    a score of what is left would be perfect for doing nothing, or for exchanging everything."""
+    return [group for group in (CAUSE, ISOLATE) if is_about_entities(drawn) and not any(_is_of(kind, (group,)) for kind in kept)]
 
 
 def _is_of(kind: str, kinds: Sequence[str]) -> bool:

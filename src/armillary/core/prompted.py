@@ -106,6 +106,26 @@ def _plain(tokens: Tokens, i: int) -> Ints:
     return tokens.ids[low : low + int(last[-1]) + 1] if len(last) else tokens.ids[low:low]
 
 
+def beginnings(model: Model, texts: Sequence[str]) -> Tokens:
+    """Texts as prompts to go on from: without the special tokens that some tokenizers put at a text's end."""
+    tokens = model.tokenize(list(texts))
+    return _kept(tokens, _begins(tokens))
+
+
+def _begins(tokens: Tokens) -> Bools:
+    """[n] tokens up to each sequence's last one that is not special; at least its first."""
+    sequence, content = np.repeat(np.arange(tokens.n_sequences), tokens.lengths), np.flatnonzero(~tokens.is_special)
+    last = tokens.starts[:-1].copy()
+    np.maximum.at(last, sequence[content], content)
+    return np.asarray(np.arange(len(tokens)) <= last[sequence])
+
+
+def _kept(tokens: Tokens, kept: Bools) -> Tokens:
+    starts = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)[tokens.starts]
+    names = ("ids", "document", "position", "span", "is_special", "is_row")
+    return replace(tokens, starts=starts, **{name: getattr(tokens, name)[kept] for name in names})
+
+
 def take(tokens: Tokens, which: Ints) -> Tokens:
     """Sequences in the order given; documents stay shared and keep their index."""
     lengths = tokens.lengths[which]

@@ -10,6 +10,7 @@ Letters: B prompts.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from armillary.errors import InputError, unknown
 
 #: The position of a prompt's last token.
 LAST = "last"
+_POSITION = re.compile(r"(?P<span>[^+]+)(\+(?P<step>[0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,13 @@ def tokens_at(tokens: Tokens, prompts: Sequence[Prompt], position: str) -> Ints:
     """[B] index in its sequence of each prompt's token at a position; `tokens` has one sequence per prompt, which may go on after it.
 
     Raises:
-        InputError: a prompt without such a span, or a span without a token.
+        InputError: a position that is not written so, a prompt without such a span, or a span without a token.
     """
-    name, _, step = position.partition("+")
-    return np.array([_token_at(tokens, i, prompt, name, int(step or 0)) for i, prompt in enumerate(prompts)], dtype=np.int64)
+    match = _POSITION.fullmatch(position)
+    if match is None:
+        raise InputError(f"position {position!r} must be a span's name, the same with '+1' or so, or {LAST!r}")
+    name, step = match["span"], int(match["step"] or 0)
+    return np.array([_token_at(tokens, i, prompt, name, step) for i, prompt in enumerate(prompts)], dtype=np.int64)
 
 
 def _token_at(tokens: Tokens, i: int, prompt: Prompt, name: str, step: int) -> int:

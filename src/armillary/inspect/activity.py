@@ -40,7 +40,8 @@ class Example:
 
     Args:
         tokens: the texts of whole tokens; a character that several tokens share is with the last of them.
-        activations: of each token, 0 where the feature is not active.
+        activations: of each token, 0 where the feature is not active; on a character that several tokens share the largest of theirs is
+            with its last one, and those that show nothing by themselves have 0.
         token: [t] which tokens of the rows' `Tokens` these are.
         document: index of the document.
     """
@@ -70,10 +71,13 @@ class Example:
 
 
 def marked(tokens: Sequence[str], is_marked: Sequence[bool]) -> str:
-    """Tokens joined, with << >> around every stretch of marked ones; a leading space stays outside, unless it is all there is."""
+    """Tokens joined, with << >> around every stretch of marked ones; a leading space stays outside, unless it is all there is.
+
+    Tokens without text, which hold bytes of a character that is shown later, begin and end no stretch.
+    """
     parts: list[str] = []
     stretch = ""
-    for text, on in [*zip(tokens, is_marked, strict=True), ("", False)]:
+    for text, on in [*((text, on) for text, on in zip(tokens, is_marked, strict=True) if text), ("", False)]:
         if on:
             stretch += text
             continue
@@ -229,17 +233,28 @@ def examples(tokens: Tokens, stretches: Sequence[Ints], value: Floats) -> list[E
 
 
 def _example(tokens: Tokens, stretch: Ints, value: Floats) -> Example:
-    texts = tuple(_texts(tokens, stretch))
-    return Example(texts, tuple(value[stretch].tolist()), stretch, int(tokens.document[stretch[0]]))
+    texts, is_open = zip(*_texts(tokens, stretch), strict=True)
+    return Example(texts, tuple(_shown(texts, is_open, value[stretch].tolist())), stretch, int(tokens.document[stretch[0]]))
 
 
-def _texts(tokens: Tokens, stretch: Ints) -> Iterator[str]:
-    """The text of each token; bytes of a character wait for its last one."""
+def _shown(texts: Sequence[str], is_open: Sequence[bool], values: Sequence[float]) -> Iterator[float]:
+    """The activation of each token; what is active on bytes of a character is active where that is shown, not on a space before."""
+    waiting = 0.0
+    for text, is_part, value in zip(texts, is_open, values, strict=True):
+        is_shown = bool(text.strip()) or not is_part
+        yield max(value, waiting) if is_shown else 0.0
+        # A token that ends one character and begins another hands on its own activation only.
+        waiting = (value if is_shown else max(value, waiting)) if is_part else 0.0
+
+
+def _texts(tokens: Tokens, stretch: Ints) -> Iterator[tuple[str, bool]]:
+    """The text of each token, and whether it leaves a character open; bytes of a character wait for its last one."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for i, token in enumerate(stretch):
         document, (low, high) = int(tokens.document[token]), tokens.span[token]
         data = tokens.documents[document].data[low:high] if document >= 0 else b""
-        yield decoder.decode(data, final=i == len(stretch) - 1)
+        text = decoder.decode(data, final=i == len(stretch) - 1)
+        yield text, decoder.getstate()[0] != b""
 
 
 def chunks(tokens: Tokens, length: int) -> list[Ints]:

@@ -15,6 +15,8 @@ from armillary.inspect.judge_cache import JudgeCache, Value, key_of
 
 #: Digits of log odds that are kept: what lies behind them depends on how prompts were batched.
 DIGITS = 4
+#: How a question for a text is called in a file of answers.
+TEXT = "text"
 #: Environment variable that holds the key of a judge behind a URL.
 KEY_VARIABLE = "ARMILLARY_JUDGE_KEY"
 
@@ -115,7 +117,7 @@ class Asking(ABC):
     @final
     def ask(self, prompts: Sequence[str]) -> list[str | None]:
         """See `Judge.ask`."""
-        found = self._each(prompts, "text", self.answers)
+        found = self._each(prompts, TEXT, self.answers)
         return [None if one is None else str(one) for one in found]
 
     @final
@@ -125,6 +127,15 @@ class Asking(ABC):
             return [None] * len(prompts)
         found = self._each(prompts, odds_question(yes, no), lambda some: self.odds(some, yes, no))
         return [None if one is None else float(one) for one in found]
+
+    @final
+    def keep(self, prompt: str, question: str, answer: Value | Failed) -> None:
+        """Write an answer, but no failure, to the cache, if there is one; in any thread, for answers that come before it is their turn."""
+        if self._cache is not None and not isinstance(answer, Failed):
+            self._cache.put(self._key(prompt, question), prompt, question, answer)
+
+    def _key(self, prompt: str, question: str) -> str:
+        return key_of(judge=self.name, prompt=prompt, question=question, settings=self.settings)
 
     @abstractmethod
     def answers(self, prompts: Sequence[str]) -> Iterator[str | Failed]:
@@ -137,8 +148,7 @@ class Asking(ABC):
     def _each(self, prompts: Sequence[str], question: str, put: Callable[[Sequence[str]], Iterator[Value | Failed]]) -> list[Value | None]:
         """Ask what is not known yet, each prompt once."""
         once = list(dict.fromkeys(prompts))
-        keys = {prompt: key_of(judge=self.name, prompt=prompt, question=question, settings=self.settings) for prompt in once}
-        known = {prompt: None if self._cache is None else self._cache.get(keys[prompt]) for prompt in once}
+        known = {prompt: None if self._cache is None else self._cache.get(self._key(prompt, question)) for prompt in once}
         self.tally.cached += sum(known[prompt] is not None for prompt in once)
         to_ask = self._within_budget([prompt for prompt in once if known[prompt] is None])
         with progress(f"asking {self.name}", total=len(to_ask), unit="prompts") as bar:
@@ -147,8 +157,7 @@ class Asking(ABC):
                     self.tally.failures[answer.reason] += 1
                 else:
                     known[prompt] = answer
-                    if self._cache is not None:
-                        self._cache.put(keys[prompt], prompt, question, answer)
+                    self.keep(prompt, question, answer)
                 bar.advance()
         return [known[prompt] for prompt in prompts]
 

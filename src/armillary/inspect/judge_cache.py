@@ -2,7 +2,7 @@
 
     {"key": sha256 of (judge, model, prompt, settings), "prompt_sha256": ..., "question": "text", "answer": "names of cities"}
 
-A line is written whole, by one call, and to the disk before the next question is asked: an interruption costs no answer that was paid for.
+A line is written whole, by one call, and to the disk as soon as the answer is there: an interruption costs no answer that was paid for.
 A last line that was cut short all the same is left out and written again. Failures are never kept, so that they are asked again.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def sha256(text: str) -> str:
 
 
 class JudgeCache:
-    """Answers by key, in memory and in a file that is appended to.
+    """Answers by key, in memory and in a file that is appended to, by any thread.
 
     Args:
         path: a .jsonl file; it is made when the first answer is kept.
@@ -47,6 +48,7 @@ class JudgeCache:
         if self.path.is_dir():
             raise InputError(f"judge cache '{self.path}' is a folder; name a file, such as '{self.path / 'judge.jsonl'}'")
         self._known: dict[str, Value] = {record["key"]: record["answer"] for record in records(self.path) if "key" in record}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -55,12 +57,13 @@ class JudgeCache:
         return self._known.get(key)
 
     def put(self, key: str, prompt: str, question: str, answer: Value) -> None:
-        """Keep an answer."""
+        """Keep an answer; one that is there already stays."""
         line = json.dumps({"key": key, "prompt_sha256": sha256(prompt), "question": question, "answer": answer}) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with writing(self.path):
-            _append(self.path, line.encode())
-        self._known[key] = answer
+        with self._lock, writing(self.path):
+            if key not in self._known:
+                _append(self.path, line.encode())
+                self._known[key] = answer
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -111,11 +111,10 @@ def direction_effects(
     if not model.has_logits:
         raise CapabilityError(f"{model.name!r} has no next-token logits, so features promote no tokens")
     site = _written_site(fit)
-    readout = model.readout(site) if site.kind in _THROUGH_READOUT else None
     units = torch.nn.functional.normalize(directions, dim=1)  # [f, D]
     with torch.no_grad():
-        null = _effects(model, matched_directions(units[:1].expand(n_random, -1), seed=seed), readout)  # [S, V]
-        found = [_ends(_effects(model, some, readout), k) for some in torch.split(units, CHUNK)]
+        null = logits_along(model, site, matched_directions(units[:1].expand(n_random, -1), seed=seed))  # [S, V]
+        found = [_ends(logits_along(model, site, some), k) for some in torch.split(units, CHUNK)]
     names = model.vocabulary()
     top, bottom = null.max(dim=1).values, null.min(dim=1).values
     spread = (float(top.mean()), float(top.std()), float(bottom.mean()), float(bottom.std()))
@@ -159,16 +158,25 @@ def _written_site(fit: Decomposition) -> Site:
     source = fit.targets[0][0]
     if len(fit.targets) != 1 or source is None:
         raise InputError(f"{fit!r} does not name the one site its features are written to; fit it on rows that know their source")
-    if source.site.kind == "path":
-        raise CapabilityError(f"nothing is known of how '{source.site}' reaches the residual stream, so its features promote no tokens")
-    if source.site.kind in _READ_ONLY:
-        raise CapabilityError(f"site '{source.site}' is read by its layer and not added to the residual stream, so it promotes no tokens")
+    _check_written(source.site)
     return source.site
 
 
-def _effects(model: Model, directions: Tensor, readout: Tensor | None) -> Tensor:
-    """[f, V] logits of directions at the site, less those of no direction."""
-    residual = directions if readout is None else directions @ readout.to(directions)
+def _check_written(site: Site) -> None:
+    if site.kind == "path":
+        raise CapabilityError(f"nothing is known of how '{site}' reaches the residual stream, so its features promote no tokens")
+    if site.kind in _READ_ONLY:
+        raise CapabilityError(f"site '{site}' is read by its layer and not added to the residual stream, so it promotes no tokens")
+
+
+def logits_along(model: Model, site: Site, directions: Tensor) -> Tensor:
+    """[f, V] logits of directions [f, D] at a site, less those of no direction.
+
+    Raises:
+        CapabilityError: the model has no logits, or the site is only read, never written.
+    """
+    _check_written(site)
+    residual = directions @ model.readout(site).to(directions) if site.kind in _THROUGH_READOUT else directions
     return model.unembed(residual) - model.unembed(torch.zeros_like(residual[:1]))
 
 

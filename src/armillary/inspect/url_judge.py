@@ -12,14 +12,17 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
-from typing import Any, final
+from typing import Any, TypeVar, final
 from urllib.parse import urlsplit
 
 from armillary.errors import InputError
-from armillary.inspect.asking import DIGITS, KEY_VARIABLE, Asking, Failed
+from armillary.inspect.asking import DIGITS, KEY_VARIABLE, TEXT, Asking, Failed, odds_question
+from armillary.inspect.judge_cache import Value
+
+A = TypeVar("A", bound=Value)
 
 #: Bytes of a reply that are read at most, and seconds that are waited at most because a server asked for it.
 MAX_BYTES, MAX_WAIT = 1 << 20, 60.0
@@ -61,7 +64,8 @@ class UrlJudge(Asking):
         cache, max_calls, max_characters: see `Asking`; attempts of one question count once.
 
     Raises:
-        InputError: no http(s) URL, or one with a password or a query in it; when it is asked, a server that is not there or refuses.
+        InputError: no http(s) URL, or one with a password or a query in it; when it is asked, a key that no header can carry, or a server
+            that is not there or refuses.
     """
 
     def __init__(
@@ -91,18 +95,26 @@ class UrlJudge(Asking):
         self._was_reached = False
 
     def answers(self, prompts: Sequence[str]) -> Iterator[str | Failed]:
-        for reply in self._replies(prompts, {"max_tokens": self.max_tokens}):
-            yield reply if isinstance(reply, Failed) else _text(reply)
+        return self._all(prompts, TEXT, {"max_tokens": self.max_tokens}, _text)
 
     def odds(self, prompts: Sequence[str], yes: str, no: str) -> Iterator[float | Failed]:
-        for reply in self._replies(prompts, {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}):
-            yield reply if isinstance(reply, Failed) else _odds(reply, yes, no)
+        more = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+        return self._all(prompts, odds_question(yes, no), more, lambda choice: _odds(choice, yes, no))
 
-    def _replies(self, prompts: Sequence[str], more: Mapping[str, Any]) -> Iterator[Mapping[str, Any] | Failed]:
-        """The first choice of each reply, in the order of the prompts."""
+    def _all(
+        self, prompts: Sequence[str], question: str, more: Mapping[str, Any], read: Callable[[Mapping[str, Any]], A | Failed]
+    ) -> Iterator[A | Failed]:
+        """What is read from the first choice of each reply, in the order of the prompts; kept as it comes, whatever the others become."""
+
+        def one(prompt: str) -> A | Failed:
+            reply = self._reply(prompt, more)
+            answer = reply if isinstance(reply, Failed) else read(reply)
+            self.keep(prompt, question, answer)
+            return answer
+
         pool = ThreadPoolExecutor(max_workers=max(1, self.parallel))
         try:
-            yield from pool.map(lambda prompt: self._reply(prompt, more), prompts)
+            yield from pool.map(one, prompts)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -123,7 +135,7 @@ class UrlJudge(Asking):
 
     def _post(self, body: bytes) -> Mapping[str, Any] | Failed:
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.key_variable):
+        if key := _key(self.key_variable):
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self.url, body, headers)
         try:
@@ -144,7 +156,7 @@ class UrlJudge(Asking):
         error.close()
         self._was_reached = True
         if error.code in _REFUSALS:
-            set_or_not = "is set" if os.environ.get(self.key_variable) else "is not set"
+            set_or_not = "is set" if self.key_variable in os.environ else "is not set"
             what = f"'{self.url}' answers {error.code} for model {self.model!r}: {_REFUSALS[error.code]}"
             raise InputError(f"{what}; mind the URL, the model, and the key in {self.key_variable}, which {set_or_not}")
         if error.code in _AGAIN or error.code >= 500:
@@ -165,6 +177,20 @@ def _endpoint(url: str) -> str:
         where = f"{parts.scheme}://{parts.hostname}"
         raise InputError(f"the judge's URL at {where} holds a user, a password or a query; put keys into an environment variable instead")
     return url if url.endswith("/chat/completions") else f"{url.rstrip('/')}/chat/completions"
+
+
+def _key(variable: str) -> str | None:
+    """The key, without the line break that a file of it ends with; None where the variable is not set.
+
+    Raises:
+        InputError: what no header can carry; the key is not repeated.
+    """
+    told = os.environ.get(variable)
+    key = None if told is None else told.strip()
+    if key is None or (key and key.isascii() and key.isprintable()):
+        return key
+    what = "holds what is not printable ASCII" if key else "is set, but empty"
+    raise InputError(f"the judge's key in {variable} {what}; set it to the key alone, on one line, or unset it to send none")
 
 
 def _seconds(told: str | None) -> float | None:

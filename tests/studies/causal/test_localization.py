@@ -13,20 +13,22 @@ import torch
 from torch import Tensor
 
 import armillary as arm
+from armillary.core.codes import Codes, sparse_codes
 from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
 from armillary.core.edits import Interchange
-from armillary.core.encoders import LinearEncoder
+from armillary.core.encoders import Encoder, LinearEncoder
 from armillary.core.rows import TensorRows
 from armillary.core.site import Source
+from armillary.core.statistics import wilson_interval
 from armillary.core.study import Subject
 from armillary.core.task import Pair, Prompt, Task
-from armillary.errors import CapabilityError, InputError, UnknownNameError
+from armillary.errors import CapabilityError, InputError, NonFiniteError, UnknownNameError
 from armillary.studies.causal import localization
 from armillary.studies.causal.interchange import Bench, Whole, Within
 from armillary.studies.causal.localization import Config, run
-from armillary.studies.causal.masks import Coordinates, attribution, difference
-from planted_lm import STREAM, Planted, planted_lm
+from armillary.studies.causal.masks import ROWS, Coordinates, attribution, difference, learn
+from planted_lm import STREAM, Planted, planted_lm, prompt
 from support import tiny_lm
 
 AXES = planted_lm(rotated=False)
@@ -165,6 +167,81 @@ def test_a_task_the_model_cannot_do_is_missing_and_not_zero() -> None:
     assert any("shape: the model answers" in line for line in report.warnings)
 
 
+def spoilt(pairs: Sequence[Pair], kind: str) -> tuple[Pair, ...]:
+    """Sources of one kind of pair are given an answer the model does not give."""
+    return tuple(replace(p, source=replace(p.source, answer=" the")) if p.kind.startswith(kind) else p for p in pairs)
+
+
+def colours(**more: Any) -> Task:
+    splits = {split: tuple(p for p in getattr(AXES.task, split) if p.variable == "colour") for split in ("train", "test")}
+    return replace(AXES.task, positions=("entity",), **{**splits, **more})
+
+
+@pytest.mark.parametrize("kind", ["cause", "isolate"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_task_without_a_cause_the_model_can_do_is_not_scored_by_what_is_left(split: str, kind: str) -> None:
+    task = colours()
+    task = replace(task, **{split: spoilt(getattr(task, split), kind)})
+    report = run(Subject(axes(), model=AXES.lm, task=task), config=Config(select="all", **QUICK))
+    for measure in ("iia", "disentangle", "cause"):
+        missing = report[f"{measure}: colour"]
+        assert missing.value is None and f"none of the '{kind}' pairs of 'colour' in the {split}" in missing.reason
+    assert report["kept: colour"].value is not None
+    assert any(f"none of the '{kind}' pairs" in line for line in report.warnings)
+
+
+def test_pairs_held_back_without_a_cause_choose_nothing() -> None:
+    trials = bench(max_pairs=None).trials["colour", "train"]
+    held = {pair.base.groups["entity"] for pair in trials.split(0.25, 0).choose_by.pairs}
+    train = tuple(pair for pair in trials.pairs if pair.kind != "cause" or pair.base.groups["entity"] not in held)
+    config = Config(select="all", **{**QUICK, "max_pairs": None})
+    report = run(Subject(axes(), model=AXES.lm, task=colours(train=train)), config=config)
+    assert report["disentangle: colour"].value is None
+    assert "held back the model can do none of kind 'cause'" in report["iia: colour"].reason
+
+
+def test_a_kind_that_is_lost_is_named() -> None:
+    kinds = {" red": "one", " green": "two", " blue": "two"}
+    pairs = {
+        split: tuple(replace(p, kind=kinds[p.base.answer]) for p in getattr(colours(), split) if p.kind == "cause")
+        for split in ("train", "test")
+    }
+    task = colours(train=pairs["train"], test=spoilt(pairs["test"], "one"))
+    report = run(Subject(axes(), model=AXES.lm, task=task), config=Config(select="all", **QUICK))
+    assert report["iia: colour"].value == 1
+    assert any("the model can do no test pair of kind 'one'" in line for line in report.warnings)
+
+
+def test_no_fit_learns_from_what_is_left_of_a_task() -> None:
+    with pytest.raises(InputError, match=r"both prompts of none of \d+ 'cause' pairs; choose a task it can do"):
+        arm.Pairs.of(AXES.lm, STREAM, "entity", spoilt(colours().train, "cause"))
+    assert arm.Pairs.of(AXES.lm, STREAM, "entity", spoilt(colours().train, "cause"), kinds=("isolate",))
+
+
+def test_what_is_held_back_is_in_no_pair_that_is_learnt_from() -> None:
+    trials = bench(max_pairs=None).trials["colour", "train"]
+    halves = trials.split(0.25, 0)
+    held = {pair.base.groups["entity"] for pair in halves.choose_by.pairs}
+    learnt = {prompt.groups["entity"] for pair in halves.learn_from.pairs for prompt in (pair.base, pair.source)}
+    assert len(held) == round(0.25 * len(np.unique(trials.unit))) and not held & learnt and not halves.shared
+    assert len(halves.learn_from) > len(trials) / 4
+
+
+def test_pairs_that_would_leave_too_few_are_kept_and_told() -> None:
+    """Of three entities, each taken from by both others, two are held back."""
+    few = {i: {asked: prompt(AXES.values, i, asked) for asked in ("colour", "shape")} for i in (0, 4, 8)}
+    train = tuple(
+        Pair(few[i][asked], few[j][asked], "colour", few[j if kind == "cause" else i][asked].answer, kind)
+        for i in few
+        for j in few
+        for asked, kind in (("colour", "cause"), ("shape", "isolate:shape"))
+        if i != j
+    )
+    report = run(Subject(axes(), model=AXES.lm, task=colours(train=train)), config=Config(select="all", validation=0.6, **QUICK))
+    assert any("are sources in pairs learnt from" in line for line in report.warnings)
+    assert report["iia: colour"].value is not None
+
+
 def test_pairs_are_counted_by_label_even_where_the_answer_stays() -> None:
     """A cause pair whose two values agree is still a cause pair: nothing is told by comparing tokens."""
     same = [pair for pair in AXES.task.test if (pair.variable, pair.kind) == ("colour", "cause")][:10]
@@ -268,7 +345,58 @@ def test_a_fit_may_read_one_site_and_write_another() -> None:
     assert ours["disentangle: colour"].value == own["disentangle: colour"].value == 1
 
 
+class Firing(Encoder):
+    """As many slots as the fullest row of those it is given has."""
+
+    def encode(self, x: Tensor, *, target: Tensor | None = None) -> Codes:
+        most = int((x > 0.5).sum(1).max())
+        value, index = x.clamp_min(0.5).sub(0.5).topk(most)
+        return sparse_codes(value, index, x.shape[1])
+
+
+def test_codes_may_differ_in_slots_between_parts() -> None:
+    x = torch.zeros(ROWS + 3, 16)
+    x[:, 2], x[0, :9], x[-1, 15] = 1.0, 2.0, 3.0
+    layout = rows(AXES).layout
+    fit = Decomposition(Dictionary.of_directions(torch.eye(16)), Firing(), layout, layout)
+    codes = Coordinates(fit, x, STREAM, "entity").codes
+    assert codes.index is not None and codes.value.shape == codes.index.shape == (ROWS + 3, 9)
+    torch.testing.assert_close(codes.dense(), x.sub(0.5).clamp_min(0))
+
+
+def test_a_loss_that_is_not_finite_is_no_empty_mask() -> None:
+    trials = bench().trials["colour", "train"]
+    coordinates = Coordinates(axes(), bench().x[STREAM, "entity"], STREAM, "entity")
+    coordinates.vectors = torch.full_like(coordinates.vectors, torch.inf)
+    with pytest.raises(NonFiniteError, match="the loss of a mask at step 0 or its gradient is not finite"):
+        learn(trials, coordinates, n_steps=3, penalty=0.0, config=Config())
+    with pytest.raises(NonFiniteError, match="the loss of attribution or its gradient is not finite"):
+        attribution(trials, coordinates)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"penalties": ()}, {"penalties": (-1.0,)}, {"n_steps": ()}, {"n_steps": (0,)}, {"sizes": ()}, {"sizes": (4, 0)}]
+)
+def test_settings_that_try_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=rf"option '{next(iter(wrong))}' of Config: .*at least 1|.*greater than or equal to"):
+        Config(**wrong)
+
+
+def test_more_features_than_there_are_is_all_of_them() -> None:
+    config = Config(select="attribution", n_features=99, variables=("colour",), positions=("entity",), **QUICK)
+    report = run(subject(), config=config)
+    n = int(report["n_features: colour"].value or 0)
+    assert 0 < n <= 16 and report.tables["variables"]["setting"] == [f"{n} features"]
+
+
 # ---------------------------------------------------------------- the report
+
+
+def test_what_is_always_right_still_has_an_interval() -> None:
+    one = both()["axes: disentangle: colour"]
+    assert one.units is not None and one.value == 1
+    assert (one.low, one.high) == (pytest.approx(wilson_interval(len(one.units), len(one.units))[0]), 1.0) and one.low < 1
+    assert both()["axes: kept: colour"].low < 1 and both()["axes: isolate: colour"].low < 1
 
 
 @cache

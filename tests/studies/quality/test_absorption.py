@@ -9,15 +9,16 @@ import pytest
 import torch
 
 import armillary as arm
-from armillary.core.codes import dense_codes
+from armillary.core.codes import Codes, dense_codes, sparse_codes
+from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
 from armillary.core.report import Report
 from armillary.core.rows import TensorRows
 from armillary.core.study import Subject
-from armillary.core.tokens import Tokens
+from armillary.core.tokens import Document, Tokens
 from armillary.errors import InputError
 from armillary.studies import absorption
-from armillary.studies.quality.absorption import Config
+from armillary.studies.quality.absorption import Config, joined
 from armillary.studies.quality.absorption_parts import absorbed, contributions_along, fraction, main_set, sizes
 from armillary.studies.quality.absorption_prompts import letter_prompts
 from armillary.studies.quality.token_properties import draw_words
@@ -36,11 +37,11 @@ def measure(rows: object, fit: object, **settings: object) -> Report:
 
 
 def test_the_fraction_follows_the_published_rule() -> None:
-    #                  told   nothing else  silent  half   beyond p     weak
-    p = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
-    inside = np.array([1.2, 0.5, 0.0, 0.5, 0.5, -0.1])
-    others = np.array([0.9, 0.3, 0.8, 0.5, 0.9, 0.39])
-    np.testing.assert_allclose(fraction(p, inside, others), [0.0, 0.0, 1.0, 0.5, 0.5, 0.0])
+    #            told  nothing else  silent  half  beyond p  weak  against w (the probe's bias accepts it)
+    p = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -0.5, 0.0])
+    inside = np.array([1.2, 0.5, 0.0, 0.5, 0.5, -0.1, -1.0, -0.1])
+    others = np.array([0.9, 0.3, 0.8, 0.5, 0.9, 0.39, 0.3, 0.0])
+    np.testing.assert_allclose(fraction(p, inside, others), [0.0, 0.0, 1.0, 0.5, 0.5, 0.0, 0.0, 0.0])
 
 
 def test_absorption_of_a_row_is_the_one_computed_by_hand() -> None:
@@ -120,7 +121,19 @@ def test_a_planted_absorption_is_found_and_its_share_is_right(silent: float) -> 
         assert table["absorption_fraction"][i] == pytest.approx(share, abs=0.02)
         assert any(int(part.split(" (")[0]) // GROUPS in (feature, feature + 1) for part in table["absorbed into"][i].split(", "))
     assert report["split_features"].value == 1
-    assert report["absorption_fraction"].null < report["absorption_fraction"].value  # type: ignore[operator]
+    i = table["class"].index("s")
+    assert table["random_fraction"][i] < table["absorption_fraction"][i]
+
+
+def test_what_random_atoms_give_is_told_but_is_no_null() -> None:
+    """In wide models they absorb nothing, which is also the best a fit can do."""
+    report = measure(*planted(0.5))
+    assert report["absorption_fraction"].null is None and report["full_absorption"].null is None
+    mean = np.mean([value for value in report.tables["classes"]["random_fraction"] if value is not None])
+    assert any(f"(2 draws): absorption_fraction {mean:.3g}, full_absorption" in note for note in report.notes)
+    assert report["sparse_f1"].null is not None
+    none = measure(*planted(0.0), min_positives=1000)
+    assert any("were not asked" in note for note in none.notes)
 
 
 def test_where_nothing_is_absorbed_there_is_none() -> None:
@@ -181,6 +194,18 @@ def test_properties_of_tokens() -> None:
     assert has["1 letter"] == {"A"} and has["2 or 3 letters"] == {"as", "was"} and has["7 or more letters"] == {" Running"}
 
 
+def test_a_token_is_read_where_no_text_begins() -> None:
+    """Tokenizers that put a space before a text give its first token the id of one with a space, whose text lacks it."""
+    tokens = Tokens(
+        ids=np.array([5, 6, 5]), starts=np.array([0, 3]), document=np.zeros(3, np.int64), position=np.arange(3),
+        span=np.array([[0, 3], [3, 7], [7, 11]]), is_special=np.zeros(3, bool), is_row=np.ones(3, bool),
+        documents=[Document("one two one")],
+    )  # fmt: skip
+    found = draw_words(TensorRows(torch.zeros(3, 2), tokens=tokens), "property", n_rows=10, per_token=4, seed=0)
+    assert found.text == (" one", " two", " one")
+    assert found.member[found.classes.index("leading space")].all()
+
+
 def test_no_token_is_on_two_sides_and_none_is_drawn_too_often() -> None:
     words = [f"w{letter}{i}"[:2] + "abcdefghij"[i] * 3 for letter in "klm" for i in range(10)] * 7
     found = draw_words(words_in_rows(words, torch.zeros(len(words), 2)), "letter", n_rows=50, per_token=3, seed=0)
@@ -207,6 +232,27 @@ def test_the_size_of_batches_changes_nothing_and_subjects_share_a_reading() -> N
     stream = SideBySide(rows)
     both = absorption.run([Subject(fit, rows=stream, name=name) for name in "ab"], config=QUICK)
     assert stream.n_reads == 1 and both["a: absorption_fraction"] == both["b: absorption_fraction"]
+
+
+def test_no_more_rows_than_a_batch_are_encoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, fit = planted(0.3)
+    sizes, original = [], Decomposition.encode
+
+    def counted(self: Decomposition, x: torch.Tensor, **more: object) -> Codes:
+        sizes.append(len(x))
+        return original(self, x, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Decomposition, "encode", counted)
+    measure(rows, fit, batch_size=100)
+    assert max(sizes) == 100 and sum(sizes) == len(rows.x)
+
+
+def test_codes_of_batches_with_different_numbers_of_slots_are_joined() -> None:
+    code = torch.tensor([[0.0, 2, 0, 0], [1, 0, 3, 4], [0, 0, 0, 0]])
+    parts = [sparse_codes(torch.tensor([[2.0]]), torch.tensor([[1]]), 4)]
+    parts += [sparse_codes(torch.tensor([[1.0, 3, 4], [0, 0, 0]]), torch.tensor([[0, 2, 3], [0, 0, 0]]), 4)]
+    assert joined(parts).dense().tolist() == code.tolist()
+    assert joined([dense_codes(code[:1]), dense_codes(code[1:])]).value.tolist() == code.tolist()
 
 
 # ---------------------------------------------------------------- prompts

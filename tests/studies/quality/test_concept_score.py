@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from tokenizers.normalizers import Strip
 
 import armillary as arm
 from armillary.errors import InputError
@@ -63,6 +64,19 @@ def test_auroc_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 5, 30).astype(float), rng.integers(0, 4, 20).astype(float)
     assert auroc(a, b) == pytest.approx(roc_auc_score([1] * 30 + [0] * 20, np.concatenate([a, b])))
+
+
+def test_sentences_of_special_tokens_only_are_dropped_and_lose_to_nobody() -> None:
+    tokenizer = tiny_tokenizer(True)
+    tokenizer.backend_tokenizer.normalizer = Strip()
+    lm = arm.LanguageModel(tiny_model("llama"), tokenizer)
+    z = aligned(lm, MANY[0])
+    empty = concept_score(lm, SITE, z, [*MANY[:3], " "], ["\n", *MANY[3:6]])
+    assert empty["auroc"].n == 6 and empty["auroc"].value is not None
+    plain = concept_score(lm, SITE, z, MANY[:3], MANY[3:6])
+    assert empty["auroc"].value == plain["auroc"].value and empty["s_cd"].value == pytest.approx(plain["s_cd"].value, rel=1e-5)
+    with pytest.raises(InputError, match="got 1 and 2 once 1 of special tokens only were dropped"):
+        concept_score(lm, SITE, z, [" ", MANY[0]], MANY[1:3])
 
 
 def test_bad_input_is_refused() -> None:

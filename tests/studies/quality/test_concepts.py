@@ -17,8 +17,10 @@ from armillary.core.study import Subject
 from armillary.errors import InputError, UnknownNameError
 from armillary.studies import concepts
 from armillary.studies.quality.bag_of_words import hard_negatives, weigh, word_counts
+from armillary.studies.quality.concept_picks import picks
 from armillary.studies.quality.concepts import Config
-from armillary.studies.quality.pooled import Documents
+from armillary.studies.quality.labelled import Concept
+from armillary.studies.quality.pooled import Documents, Pooled
 from documents import LENGTH
 from labelled_documents import WIDTH, planted, signed_fit, with_labels
 from toys import SideBySide, identity_fit, random_sae
@@ -39,7 +41,7 @@ def of_concept(report: Report, name: str) -> dict[str, object]:
 
 
 def test_a_planted_feature_is_found_and_noise_is_not() -> None:
-    report = measure()
+    report = measure(concepts=("kind=code", "kind=prose", "noise=0", "noise=1"))
     code, noise = of_concept(report, "kind=code"), of_concept(report, "noise=1")
     assert (code["feature"], code["sign"]) == (0, 1)
     assert code["auroc"] == 1.0 and code["p"] == pytest.approx(1 / 21)
@@ -51,8 +53,22 @@ def test_a_planted_feature_is_found_and_noise_is_not() -> None:
     assert report["auroc"].ceiling == report["full_vector"].value
 
 
+def test_a_draw_of_the_null_deals_all_values_of_a_label_together() -> None:
+    """What a column tells of one of two values its negative tells of the other, so each draw must give both the same."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 5))
+    rows, positive = np.arange(400), rng.random(400) < 0.4
+    train, test = rows[:200], rows[200:]
+    for other in ("kind", "tone"):  # another label of the same documents may say the same
+        two = [Concept("kind=a", "kind", positive, train, test), Concept(f"{other}=b", other, ~positive, train, test)]
+        one, negative = picks(Pooled(x, x, x), two, n_draws=30, seed=0)
+        np.testing.assert_allclose(one.null_test, negative.null_test)
+        np.testing.assert_allclose(one.null_train, negative.null_train)
+        assert one.null_test.std() > 0.01 and len(one.null_test) == 30
+
+
 def test_the_table_equals_scikit_learns_numbers() -> None:
-    report = measure()
+    report = measure(concepts=("kind=code", "noise=0"))
     documents = Documents.of(ROWS, n_documents=None, seed=0)
     is_test = documents.held_out(0.5, None)
     codes = FIT.encode(ROWS.x).dense().reshape(-1, LENGTH, 2 * WIDTH).amax(1).numpy()
@@ -178,6 +194,23 @@ def test_concepts_without_documents_are_left_out_and_named() -> None:
     assert "3 of the concepts asked for have no value" in report.warnings[0]
 
 
+def test_of_a_label_of_two_values_the_rarer_one_is_a_concept() -> None:
+    labels = {i: {"kind": "a" if i % 5 < 3 else "b", "three": "xyz"[i % 3]} for i in range(160)}
+    rows = with_labels(ROWS.x, labels)
+    assert sorted(measure(rows=rows).tables["concepts"]["concept"]) == ["kind=b", "three=x", "three=y", "three=z"]
+    assert sorted(measure(rows=rows, concepts=("kind=a", "kind")).tables["concepts"]["concept"]) == ["kind=a", "kind=b"]
+
+
+def test_values_of_few_documents_are_left_out_in_one_line() -> None:
+    labels = {i: {"id": str(i), "kind": "abc"[i % 3] if i > 15 else f"odd {i // 4}"} for i in range(160)}
+    report = measure(rows=with_labels(ROWS.x, labels))
+    assert sorted(report.tables["concepts"]["concept"]) == ["kind=a", "kind=b", "kind=c"]
+    assert dict(zip(*report.tables["left_out"].values(), strict=True)) == {
+        "id": "160 of its 160 values are in fewer than 20 documents, the commonest of them in 1",
+        "kind": "4 of its 7 values are in fewer than 20 documents, the commonest of them in 4",
+    }
+
+
 def test_labels_of_one_class_give_no_estimate_and_no_zero() -> None:
     report = measure(concepts=("constant",))
     assert all(one.value is None for one in report.estimates.values())
@@ -196,7 +229,7 @@ def test_bad_input_is_refused() -> None:
 def test_a_label_can_split_documents_and_is_then_no_concept() -> None:
     labels = {i: {"kind": str(i % 2), "split": "train" if i % 3 else "test"} for i in range(160)}
     report = measure(rows=with_labels(ROWS.x, labels), split="split")
-    assert set(report.tables["concepts"]["concept"]) == {"kind=0", "kind=1"}
+    assert set(report.tables["concepts"]["concept"]) == {"kind=0"}
     row = of_concept(report, "kind=0")
     assert row["with it, training"] == sum(i % 3 > 0 and i % 2 == 0 for i in range(160))
 

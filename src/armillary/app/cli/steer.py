@@ -52,6 +52,7 @@ def command(screen: Screen, fit: str, feature: int, prompts: tuple[str, ...], mo
     """
     from armillary.app.subjects import open_model
     from armillary.core import artifact
+    from armillary.studies.causal.steering_aims import check_width
     from armillary.studies.causal.steering_writing import Sampled, Writer
 
     loaded = artifact.load(fit)
@@ -59,6 +60,7 @@ def command(screen: Screen, fit: str, feature: int, prompts: tuple[str, ...], mo
     way = _way(loaded, feature, asked)
     lm = open_model({Path(fit): loaded}, model)
     lm.require_logits()
+    check_width(loaded, lm, prompts[0])
     writer = Writer(lm, prompts, Sampled(n_continuations=1, **told))
     strength, wanted = _strength(writer, way.family, asked)
     shown = Outcome(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from armillary.core.model import Model
+from armillary.core.prompted import beginnings
 from armillary.core.site import Site
 from armillary.errors import InputError
 from armillary.studies.causal.edit_families import Family, Position, adding, every, positions
@@ -65,7 +66,7 @@ def doses_of(
     Args:
         model, prompts, targets, signs, tolerance: as of `doses`.
         family: of edits.
-        position: which tokens are changed, see `strength.positions`; None for special tokens too.
+        position: which tokens are changed, see `edit_families.positions`; None for special tokens too.
 
     Raises:
         InputError, CapabilityError: as of `doses`; also sign -1 for edits with strengths from 0 to a largest one.
@@ -73,5 +74,5 @@ def doses_of(
     if not prompts:
         raise InputError(f"doses need at least one prompt and targets above 0, got 0 prompts and {list(targets)}")
     where = every if position is None else lambda tokens: positions(position, tokens)
-    effect = Effect(model, model.tokenize(list(prompts)), where)
+    effect = Effect(model, beginnings(model, prompts), where)
     return search(effect, family, targets, unit=effect.unit(family), signs=signs, tolerance=tolerance)

@@ -16,11 +16,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from armillary.core.edits import Interchange
 from armillary.core.model import Edit, Model, Where
-from armillary.core.pairs import answer_key, distinct, prompt_key, runs, weights
+from armillary.core.pairs import answer_key, distinct, lost_groups, prompt_key, runs, weights
 from armillary.core.progress import progress
 from armillary.core.prompted import BATCH_TOKENS, Prompted, activations_at, answered, by_length, only_at
 from armillary.core.site import Site
@@ -82,15 +83,24 @@ class Trials:
         chosen = tuple(self.pairs[i] for i in which)
         return Trials(self.model, chosen, self.base[which], self.source[which], self.unit[which], self.batch_tokens)
 
-    def split(self, share: float, seed: int) -> tuple[Trials, Trials]:
-        """Pairs to learn from and pairs to choose by: of all units about a share is left to choose by, and one at least; of a single unit
-        there is nothing to leave, and both are all pairs."""
+    def split(self, share: float, seed: int) -> Halves:
+        """Pairs to learn from and pairs to choose by.
+
+        Of all units about a share is held back to choose by, and one at least; of a single unit there is nothing to hold back, and both
+        are all pairs. What is held back is neither base nor source of a pair that is learnt from, unless that would leave fewer than a
+        quarter of the pairs of some kind.
+        """
         units = np.unique(self.unit)
         if len(units) < 2:
-            return self, self
+            return Halves(self, self, "settings and position were chosen by the pairs that were learnt from: all are of one base entity")
         n = min(len(units) - 1, max(1, round(share * len(units))))
-        left = np.isin(self.unit, np.random.default_rng(seed).permutation(units)[:n])
-        return self.take(np.flatnonzero(~left)), self.take(np.flatnonzero(left))
+        held = np.random.default_rng(seed).permutation(units)[:n]
+        left = np.isin(self.unit, held)
+        source = np.array([unit_id(pair.source) for pair in self.pairs], np.int64)
+        own = ~left & ~np.isin(source, held)
+        is_enough = _keeps(np.array([pair.kind for pair in self.pairs]), ~left, own, 1 / 4)
+        shared = "" if is_enough else "base entities held back to choose settings and position by are sources in pairs learnt from"
+        return Halves(self.take(np.flatnonzero(own if is_enough else ~left)), self.take(np.flatnonzero(left)), shared)
 
     # ------------------------------------------------------------ running them
 
@@ -121,6 +131,26 @@ class Trials:
         with torch.enable_grad():
             some, logits = self.logits(which, position, change, grad=True)
             return some.loss(logits)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Pairs of a training set.
+
+    Args:
+        learn_from: what features are chosen by.
+        choose_by: what settings and positions are chosen by.
+        shared: what the two have in common that they should not; "" for nothing.
+    """
+
+    learn_from: Trials
+    choose_by: Trials
+    shared: str = ""
+
+
+def _keeps(kind: NDArray[np.str_], before: Bools, after: Bools, share: float) -> bool:
+    """Whether of each kind [P] at least a share of some pairs is among others."""
+    return all(int((after & (kind == one)).sum()) >= share * int((before & (kind == one)).sum()) for one in np.unique(kind))
 
 
 class Bench:
@@ -171,7 +201,7 @@ class Bench:
         ends = np.cumsum([0, *(len(pairs) for pairs in kept)])
         out = []
         for pairs, low, high in zip(kept, ends, ends[1:], strict=False):
-            unit = np.array([unit_id(pair) for pair in pairs], np.int64)
+            unit = np.array([unit_id(pair.base) for pair in pairs], np.int64)
             base, source = prompts[low:high].T
             out.append(Trials(self.model, tuple(pairs), base, source, unit, self.batch_tokens))
         return out
@@ -185,6 +215,26 @@ class Bench:
         """[P] whether the model can do each pair that was drawn of a split, and of a variable or of all."""
         keys = [key for key in self.drawn if key[1] == split and variable in (None, key[0])]
         return np.array([self._can_do(pair) for key in keys for pair in self.drawn[key]], bool)
+
+    def kinds(self, variable: str, split: str = "test") -> tuple[str, ...]:
+        """Kinds of the pairs that were drawn, in the order they are met."""
+        return tuple(dict.fromkeys(pair.kind for pair in self.drawn[variable, split]))
+
+    def why_not(self, variable: str, halves: Halves) -> str:
+        """Why nothing can be said of a variable: a split has no pair that the model can do, or none that asks for a change, or for none."""
+        for split in ("train", "test"):
+            drawn, kept = len(self.drawn[variable, split]), len(self.trials[variable, split])
+            if not drawn:
+                return f"the {split} has no pair of {variable!r}"
+            if not kept:
+                return f"the model answers both prompts of none of {drawn} {split} pairs of {variable!r}"
+        for split in ("train", "test"):
+            if lost := lost_groups(self.kinds(variable, split), _kinds(self.trials[variable, split])):
+                return f"the model answers both prompts of none of the {lost[0]!r} pairs of {variable!r} in the {split}"
+        for told, part in (("to learn from", halves.learn_from), ("held back", halves.choose_by)):
+            if lost := lost_groups(self.kinds(variable, "train"), _kinds(part)):
+                return f"of the training pairs of {variable!r} {told} the model can do none of kind {lost[0]!r}; use more pairs"
+        return ""
 
     def nothing(self, variable: str, split: str = "test") -> Bools:
         """[P] whether the expected answer is what the model says without any change."""
@@ -209,17 +259,21 @@ class Bench:
         self._known |= dict(zip(new, found.tolist(), strict=True))
 
 
-def unit_of(pair: Pair) -> str:
-    """What a pair is about: its base's entity, else all groups of its base but the template, else the base's text."""
-    groups: Mapping[str, str] = pair.base.groups
+def _kinds(trials: Trials) -> list[str]:
+    return [pair.kind for pair in trials.pairs]
+
+
+def unit_of(prompt: Prompt) -> str:
+    """What a prompt is about: its entity, else all its groups but the template, else its text."""
+    groups: Mapping[str, str] = prompt.groups
     if "entity" in groups:
         return groups["entity"]
-    return " / ".join(f"{key} {groups[key]}" for key in sorted(groups) if key != "template") or pair.base.text
+    return " / ".join(f"{key} {groups[key]}" for key in sorted(groups) if key != "template") or prompt.text
 
 
-def unit_id(pair: Pair) -> int:
+def unit_id(prompt: Prompt) -> int:
     """A number that stands for `unit_of`, the same in every run, so that whatever is measured of it can be paired."""
-    return int.from_bytes(hashlib.sha256(unit_of(pair).encode()).digest()[:6], "big")
+    return int.from_bytes(hashlib.sha256(unit_of(prompt).encode()).digest()[:6], "big")
 
 
 def draw(pairs: Sequence[Pair], most: int | None, seed: int) -> list[Pair]:

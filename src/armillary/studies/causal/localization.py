@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -53,19 +54,19 @@ class Config(Settings):
     roles: Literal["all", "centroids", "loadings"] = "all"
     """Which atoms of regions may be exchanged."""
     n_features: int | None = Field(None, ge=1)
-    """Choose exactly so many; None for as many as the mask, or the best of `sizes`, has."""
-    penalties: tuple[float, ...] = (0.0, 0.01)
+    """Choose exactly so many, or all where there are fewer; None for as many as the mask, or the best of `sizes`, has."""
+    penalties: tuple[Annotated[float, Field(ge=0)], ...] = Field((0.0, 0.01), min_length=1)
     """Prices of a feature in a mask, in nats; the best on pairs held back is used."""
-    n_steps: tuple[int, ...] = (60,)
+    n_steps: tuple[Annotated[int, Field(ge=1)], ...] = Field((60,), min_length=1)
     """Steps a mask is learnt for; of several the best is used."""
-    sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2, 4, 8, 16, 32, 64, 128), min_length=1)
     """Numbers of features that attribution and difference try."""
     lr: float = Field(0.1, gt=0)
     """Adam's learning rate for masks."""
     batch_size: int = Field(32, ge=1)
     """Pairs per step of a mask."""
     validation: float = Field(0.25, gt=0, lt=1)
-    """Share of the training entities held back to choose settings and positions by."""
+    """Share of the training's base entities held back to choose settings and positions by."""
     positions: tuple[str, ...] = ()
     """Where to look, such as "entity", "entity+1" or "last"; the task's own positions if none are given."""
     variables: tuple[str, ...] = ()
@@ -91,6 +92,7 @@ def run(subjects: Subjects, *, config: Config = Config()) -> Report:  # noqa: B0
 
     Raises:
         InputError: no model or task, a bare dictionary, a fit that does not name its site, or a prompt that does not fit the context.
+        NonFiniteError: the loss that features are chosen by, or its gradient, is NaN or infinite.
         UnknownNameError: a variable that the task does not have.
         CapabilityError: the model has no logits.
     """
@@ -150,18 +152,18 @@ def _bench(subjects: Sequence[Subject], config: Config) -> Bench:
 
 def _locate(fit: Decomposition, bench: Bench, variable: str, config: Config) -> Located:
     """What a fit's features do for a variable, at every position and beside the nulls."""
-    train, test = bench.trials[variable, "train"], bench.trials[variable, "test"]
-    if not len(train) or not len(test):
-        return Located(variable, test)
-    learn_from, choose_by = train.split(config.validation, config.seed)
+    halves = bench.trials[variable, "train"].split(config.validation, config.seed)
+    located = Located(variable, bench.trials[variable, "test"], bench.kinds(variable) or bench.kinds(variable, "train"))
+    if reason := bench.why_not(variable, halves):
+        return replace(located, reason=reason)
     (read, written), found = sites(fit), []
     for position in _positions(bench.task, config):
         coordinates = Coordinates(fit, bench.x[read, position], written, position, units=config.units, roles=config.roles)
-        chosen = choose(learn_from, choose_by, coordinates, config)
+        chosen = choose(halves.learn_from, halves.choose_by, coordinates, config)
         right = _right(bench, variable, position, coordinates.change(chosen.mask), chosen)
         everything = bench.everything(variable, written, position)
         found.append(Found(position, chosen, coordinates, right, everything))
-    located = Located(variable, test, tuple(found), bench.nothing(variable))
+    located = replace(located, found=tuple(found), nothing=bench.nothing(variable), shared=halves.shared)
     return located.with_random(_random(bench, located, written, config))
 
 

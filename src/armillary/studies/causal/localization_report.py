@@ -14,7 +14,7 @@ import numpy as np
 from armillary.core.pairs import CAUSE, ISOLATE, is_about_entities, kind_shares
 from armillary.core.provenance import versions
 from armillary.core.report import Estimate, Report
-from armillary.core.statistics import Floats, Units, ratio_interval
+from armillary.core.statistics import Floats, Interval, Units, ratio_interval, wilson_interval
 from armillary.core.study import Subject
 from armillary.core.tokens import Bools, Ints
 from armillary.studies.causal.interchange import Bench, Trials, unit_id
@@ -52,11 +52,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Located:
-    """One variable; nothing is found where the model can do no pair of the training or of the test.
+    """One variable; nothing is found where the model can do no pair, or none of a kind that matters, of the training or of the test.
 
     Args:
         variable: which.
         test: P pairs.
+        drawn: kinds of the pairs that were drawn, whether or not the model can do one.
+        reason: why nothing is found, or "".
+        shared: what pairs that were learnt from and pairs held back have in common that they should not, or "".
         found: per position.
         nothing: [P] whether each pair comes out as expected without any change.
         random: [P] the share of random choices with which it does, at the best position.
@@ -64,6 +67,9 @@ class Located:
 
     variable: str
     test: Trials
+    drawn: tuple[str, ...]
+    reason: str = ""
+    shared: str = ""
     found: tuple[Found, ...] = ()
     nothing: Bools = field(default_factory=lambda: np.zeros(0, bool))
     random: Floats = field(default_factory=lambda: np.zeros(0))
@@ -79,14 +85,23 @@ class Located:
 
     @property
     def kinds(self) -> list[str]:
-        """Kinds of pairs, in the order they are met."""
+        """Kinds of the pairs that are kept, in the order they are met."""
         return list(dict.fromkeys(pair.kind for pair in self.test.pairs))
+
+    @property
+    def is_about_entities(self) -> bool:
+        """Whether the pairs that were drawn ask for changes and for none; what the model can do does not change what is asked."""
+        return is_about_entities(self.drawn)
+
+    def asks(self, measure: str) -> bool:
+        """Whether the pairs that were drawn ask for a measure."""
+        return measure == "iia" or self.is_about_entities
 
     def shares(self, measure: str) -> dict[str, float]:
         """How much each kind of pair counts in a measure; {} where the pairs do not ask for it."""
         if measure == "iia":
             return {kind: 1 / len(self.kinds) for kind in self.kinds}
-        if not is_about_entities(self.kinds):
+        if not self.is_about_entities:
             return {}
         part = {CAUSE: [CAUSE], ISOLATE: [kind for kind in self.kinds if _isolates(kind)]}
         return kind_shares(part.get(measure, self.kinds))
@@ -100,7 +115,7 @@ def report(subject: Subject, bench: Bench, located: Sequence[Located], config: C
     """The report of one subject."""
     estimates: dict[str, Estimate] = {}
     for measure in ("disentangle", "cause", "isolate", "iia"):
-        estimates |= _estimates(measure, located, bench, config)
+        estimates |= _estimates(measure, located, config)
     estimates |= _kept(bench, config) | {f"n_features: {one.variable}": _n_features(one) for one in located}
     return Report(
         subject.label,
@@ -117,20 +132,18 @@ def report(subject: Subject, bench: Bench, located: Sequence[Located], config: C
 # ---------------------------------------------------------------- estimates
 
 
-def _estimates(measure: str, located: Sequence[Located], bench: Bench, config: Config) -> dict[str, Estimate]:
+def _estimates(measure: str, located: Sequence[Located], config: Config) -> dict[str, Estimate]:
     """One measure of every variable, after its mean over variables where there are several."""
-    asked = [one for one in located if not one.found or one.shares(measure)]
-    if measure != "iia" and not any(one.found for one in asked):
-        return {}
-    each = {f"{measure}: {one.variable}": _estimate(measure, [one], bench, config) for one in asked}
+    asked = [one for one in located if one.asks(measure)]
+    each = {f"{measure}: {one.variable}": _estimate(measure, [one], config) for one in asked}
     there = [one for one in asked if one.found]
-    return {measure: _estimate(measure, there, bench, config), **each} if len(asked) > 1 and there else each
+    return {measure: _estimate(measure, there, config), **each} if len(asked) > 1 and there else each
 
 
-def _estimate(measure: str, located: Sequence[Located], bench: Bench, config: Config) -> Estimate:
+def _estimate(measure: str, located: Sequence[Located], config: Config) -> Estimate:
     """A measure of one variable, or its mean over several."""
     if not located[0].found:
-        return Estimate.missing(_why_missing(located[0].variable, bench), better="higher")
+        return Estimate.missing(located[0].reason, better="higher")
     weight = np.concatenate([_weight(one, measure) / len(located) for one in located])
     kind = np.array([pair.kind for one in located for pair in one.test.pairs])
     unit = np.concatenate([one.test.unit for one in located])
@@ -139,7 +152,7 @@ def _estimate(measure: str, located: Sequence[Located], bench: Bench, config: Co
         return np.concatenate([np.asarray(of(one), np.float64) for one in located])
 
     units = _units(unit, weight, joined(lambda one: one.best.right))
-    low, high = ratio_interval(units, n_samples=config.n_bootstrap, seed=config.seed)
+    low, high = _interval(units, config)
     null, ceiling = _bounds(
         weight, kind, joined(lambda one: one.nothing), joined(lambda one: one.best.everything), joined(lambda one: one.random)
     )
@@ -161,6 +174,15 @@ def _units(unit: Ints, weight: Floats, right: Floats) -> Units:
     return Units(UNIT, ids, above, below)
 
 
+def _interval(units: Units, config: Config) -> Interval:
+    """By bootstrap; but where all units are wholly right, or wholly wrong, resampling them says nothing of others."""
+    if len(units) < 2 or units.value not in (0.0, 1.0):
+        return ratio_interval(units, n_samples=config.n_bootstrap, seed=config.seed)
+    low, high = wilson_interval(round(units.value) * len(units), len(units))
+    assert low is not None and high is not None
+    return (low, 1.0) if units.value else (0.0, high)  # one end is the value itself, but for rounding
+
+
 def _bounds(weight: Floats, kind: Any, nothing: Floats, everything: Floats, random: Floats) -> tuple[float, float]:
     """(the best of what needs no features: doing nothing, random ones, and exchanging everything where something has to stay; and the
     most: exchanging everything where the answer is to change, and nothing where it is not)."""
@@ -178,32 +200,22 @@ def _kept(bench: Bench, config: Config) -> dict[str, Estimate]:
     for name in names:
         pairs = [pair for key, drawn in bench.drawn.items() if key[1] == "test" and name in (None, key[0]) for pair in drawn]
         found = bench.kept("test", name).astype(np.float64)
-        unit = np.array([unit_id(pair) for pair in pairs], np.int64)
+        unit = np.array([unit_id(pair.base) for pair in pairs], np.int64)
         key = "kept" if name is None else f"kept: {name}"
         if not len(found):
             out[key] = Estimate.missing(f"the test has no pair of {name}", better="higher")
             continue
         units = _units(unit, np.full(len(found), 1 / len(found)), found)
-        low, high = ratio_interval(units, n_samples=config.n_bootstrap, seed=config.seed)
+        low, high = _interval(units, config)
         out[key] = Estimate(units.value, low, high, len(found), ceiling=1.0, better="higher", units=units)
     return out
 
 
 def _n_features(one: Located) -> Estimate:
     if not one.found:
-        return Estimate.missing("nothing was learnt", better="lower")
+        return Estimate.missing(one.reason, better="lower")
     total = len(one.best.coordinates)
     return Estimate(float(one.best.chosen.n), n=max(1, total), ceiling=None, better="lower", unit=f"of {total:,}")
-
-
-def _why_missing(variable: str, bench: Bench) -> str:
-    for split in ("train", "test"):
-        drawn, kept = len(bench.drawn[variable, split]), len(bench.trials[variable, split])
-        if not drawn:
-            return f"the {split} has no pair of {variable!r}"
-        if not kept:
-            return f"the model answers both prompts of none of {drawn} {split} pairs of {variable!r}"
-    return ""
 
 
 # ---------------------------------------------------------------- tables and figures
@@ -278,11 +290,12 @@ def _notes(config: Config) -> list[str]:
         "all": "All features were exchanged",
     }[config.select]
     return [
-        f"{chosen}; setting and position by training pairs of other entities, held back. The test had no part in either.",
+        f"{chosen}; setting and position by training pairs of other base entities, held back, whose sources may have been learnt from. "
+        "The test had no part in either.",
         "An answer is right where each of its tokens is the model's most likely one. Only pairs both of whose prompts it answers are kept.",
         f"Null: the best of doing nothing, as many random features ({config.n_random} draws) and, where something has to stay, exchanging "
         "everything. Ceiling: exchanging everything where the answer is to change, nothing where it is not.",
-        "Intervals: 95 %, bootstrap over base entities.",
+        "Intervals: 95 %, bootstrap over base entities, Wilson's where these are all wholly right or wrong. Sources are not resampled.",
     ]
 
 
@@ -290,15 +303,26 @@ def _warnings(located: Sequence[Located], bench: Bench) -> list[str]:
     out = []
     for one in located:
         if not one.found:
-            out.append(f"{one.variable}: {_why_missing(one.variable, bench)}")
+            out.append(f"{one.variable}: {one.reason}")
             continue
+        out += [f"{one.variable}: {line}" for line in ([one.shared] if one.shared else []) + _lost(one, bench)]
         if (fewest := min(len(bench.trials[one.variable, split]) for split in ("train", "test"))) < FEW:
             out.append(f"{one.variable}: only {fewest} pairs are kept in training or test; the scores say little")
         if one.best.chosen.n == 0:
             out.append(f"{one.variable}: no feature was chosen at {one.best.position!r}, so its scores are those of doing nothing")
-        if one.test.score(one.best.everything) <= one.test.score(one.nothing) and not is_about_entities(one.kinds):
+        if one.test.score(one.best.everything) <= one.test.score(one.nothing) and not one.is_about_entities:
             out.append(f"{one.variable}: exchanging everything at {one.best.position!r} does no better than nothing; it is not kept there")
     return out
+
+
+def _lost(one: Located, bench: Bench) -> list[str]:
+    """Kinds of which no pair is left, a line each."""
+    lines = []
+    for split in ("train", "test"):
+        kept = {pair.kind for pair in bench.trials[one.variable, split].pairs}
+        lost = [kind for kind in bench.kinds(one.variable, split) if kind not in kept]
+        lines += [f"the model can do no {split} pair of kind {kind!r}, which no score is of" for kind in lost]
+    return lines
 
 
 def _provenance(subject: Subject, bench: Bench, config: Config) -> dict[str, Any]:

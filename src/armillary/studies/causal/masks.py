@@ -31,7 +31,7 @@ from armillary.core.model import Edit, Where
 from armillary.core.progress import progress
 from armillary.core.site import Site
 from armillary.core.tokens import Ints
-from armillary.errors import InputError
+from armillary.errors import InputError, NonFiniteError
 from armillary.studies.causal.interchange import Change, Trials
 
 if TYPE_CHECKING:
@@ -118,9 +118,14 @@ def _chunks(prompts: Ints) -> list[Ints]:
 
 
 def _joined(parts: list[Codes]) -> Codes:
-    """Codes of all rows, from those of some each."""
-    value, base = torch.cat([part.value for part in parts]), torch.cat([part.base for part in parts])
-    indices = [part.index for part in parts if part.index is not None]
+    """Codes of all rows, from those of some each; sparse ones may differ in how many slots they have."""
+    most = max(part.value.shape[1] for part in parts)
+
+    def wide(slots: Tensor) -> Tensor:
+        return torch.nn.functional.pad(slots, (0, most - slots.shape[1]))  # an unused slot has value 0 and index 0
+
+    value, base = torch.cat([wide(part.value) for part in parts]), torch.cat([part.base for part in parts])
+    indices = [wide(part.index) for part in parts if part.index is not None]
     return Codes(value, torch.cat(indices) if indices else None, base, parts[0].n_atoms)
 
 
@@ -181,12 +186,17 @@ def _candidates(trials: Trials, coordinates: Coordinates, config: Config) -> Ite
                 yield told, (logit > 0).float() if config.n_features is None else coordinates.largest(logit, config.n_features)
         return
     score = attribution(trials, coordinates) if config.select == "attribution" else difference(trials, coordinates)
-    for size in (config.n_features,) if config.n_features else sorted({min(size, n) for size in config.sizes}):
+    sizes = (config.n_features,) if config.n_features else config.sizes
+    for size in sorted({min(size, n) for size in sizes}):
         yield f"{size} features", coordinates.largest(score, size)
 
 
 def learn(trials: Trials, coordinates: Coordinates, *, n_steps: int, penalty: float, config: Config) -> Tensor:
-    """[J] logits of a mask, learnt through the model."""
+    """[J] logits of a mask, learnt through the model.
+
+    Raises:
+        NonFiniteError: a loss or its gradient is NaN or infinite.
+    """
     logit = coordinates.none().requires_grad_()
     optimiser = torch.optim.Adam([logit], lr=config.lr)
     weight = torch.from_numpy(trials.weight * len(trials))  # 1 on average
@@ -199,9 +209,16 @@ def learn(trials: Trials, coordinates: Coordinates, *, n_steps: int, penalty: fl
             loss = (nats * weight[torch.from_numpy(which)].to(nats)).mean() + penalty * mask.sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            _check(loss, logit.grad, f"of a mask at step {step}")
             optimiser.step()
             bar.advance(note=f"{float(nats.detach().mean()):.3g} nats")
     return logit.detach()
+
+
+def _check(loss: Tensor, gradient: Tensor | None, where: str) -> None:
+    finite = gradient is not None and bool(torch.isfinite(gradient).all()) and bool(torch.isfinite(loss.detach()).all())
+    if not finite:
+        raise NonFiniteError(f"localization: the loss {where} or its gradient is not finite; use a float32 model or select='difference'")
 
 
 def _epochs(n: int, size: int, seed: int) -> Iterator[Ints]:
@@ -213,13 +230,19 @@ def _epochs(n: int, size: int, seed: int) -> Iterator[Ints]:
 
 
 def attribution(trials: Trials, coordinates: Coordinates) -> Tensor:
-    """[J] fall of the score's loss per exchanged feature, at first order around exchanging nothing."""
+    """[J] fall of the score's loss per exchanged feature, at first order around exchanging nothing.
+
+    Raises:
+        NonFiniteError: a loss or its gradient is NaN or infinite.
+    """
     mask = coordinates.none().requires_grad_()
     weight = torch.from_numpy(trials.weight)
     with torch.enable_grad(), progress("attribution", total=len(trials), unit="pairs") as bar:
         for which in trials.batches():
             nats = trials.loss(which, coordinates.position, coordinates.change(mask))
-            (nats * weight[torch.from_numpy(which)].to(nats)).sum().backward()  # type: ignore[no-untyped-call]
+            loss = (nats * weight[torch.from_numpy(which)].to(nats)).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            _check(loss, mask.grad, "of attribution")
             bar.advance(len(which))
     gradient = mask.grad
     assert gradient is not None

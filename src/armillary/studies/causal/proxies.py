@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from armillary.core.model import Model
-from armillary.core.report import Estimate
+from armillary.core.report import Better, Estimate
 from armillary.core.site import Site
 from armillary.core.statistics import Floats, Units, ratio_interval
 from armillary.core.tokens import Tokens
 from armillary.errors import InputError
+from armillary.inspect.logits import logits_along
 from armillary.studies.causal.core_exclusive import plain_ids
 
 #: Tokens that count as a direction's own.
@@ -74,20 +75,29 @@ def proxies(model: Model, prompts: Sequence[str], steered: Sequence[str], plain:
 
 
 def own_tokens(model: Model, site: Site | str, direction: Tensor, n: int = OWN) -> Tensor:
-    """[n] ids of the tokens that a direction of a site promotes most, through the model's own way out; see `Model.readout`."""
-    where = Site.parse(site)
-    residual = direction @ model.readout(where).to(direction) if where.kind in ("mlp_act", "attn_z") else direction
-    logits = model.unembed(residual)
+    """[n] ids of the tokens that a direction of a site promotes most; see `inspect.logits.logits_along`.
+
+    Raises:
+        CapabilityError: the model has no logits, or the site is only read, never written.
+    """
+    (logits,) = logits_along(model, Site.parse(site), direction[None])
     return logits.topk(min(n, len(logits))).indices.cpu()
 
 
 def measured(model: Model, prompts: Sequence[str], continuations: Sequence[str], own: Tensor) -> Measured:
-    """The numbers of each continuation [C]."""
-    first = [len(plain_ids(model, prompt)) for prompt in prompts]
+    """The numbers of each continuation [C].
+
+    Raises:
+        InputError: a continuation without a token, or one that changes the tokens of its prompt.
+    """
+    alone = [plain_ids(model, prompt) for prompt in prompts]
+    first = [len(ids) for ids in alone]
     whole = [plain_ids(model, prompt + text) for prompt, text in zip(prompts, continuations, strict=True)]
-    for n, ids, prompt in zip(first, whole, prompts, strict=True):
-        if len(ids) <= n:
+    for before, ids, prompt, text in zip(alone, whole, prompts, continuations, strict=True):
+        if not text:
             raise InputError(f"nothing was written after {prompt!r}; give every prompt a continuation")
+        if len(ids) <= len(before) or ids[: len(before)] != before:
+            raise InputError(f"the tokenizer does not keep {prompt!r} apart from {text!r}; put the space at the continuation's beginning")
     written = [ids[n:] for ids, n in zip(whole, first, strict=True)]
     return Measured(own_share(written, own), losses(model, whole, first), distinct_pairs(written))
 
@@ -123,10 +133,11 @@ def distinct_pairs(written: Sequence[Sequence[int]]) -> Floats:
     return np.array([len(set(one)) / len(one) if one else np.nan for one in pairs], dtype=np.float64)
 
 
-def _estimate(values: Floats, null: Floats, **more: object) -> Estimate:
+def _estimate(values: Floats, null: Floats, *, better: Better, unit: str = "", ceiling: float | None = None) -> Estimate:
     """Mean over continuations that have a value."""
     units = Units.of_values("continuation", values[~np.isnan(values)])
     if len(units) == 0:
-        return Estimate.missing("no continuation has two tokens")
+        return Estimate.missing("no continuation has two tokens", better=better, unit=unit)
     low, high = ratio_interval(units)
-    return Estimate(units.value, low, high, len(units), null=float(np.nanmean(null)), units=units, **more)  # type: ignore[arg-type]
+    plain = None if np.isnan(null).all() else float(np.nanmean(null))
+    return Estimate(units.value, low, high, len(units), null=plain, ceiling=ceiling, better=better, unit=unit, units=units)

@@ -8,7 +8,7 @@ prompts at each, and the texts are scored without a judge:
     score      the harmonic mean of both, at the strength that is best on the other half of the prompts
     area       under the curve of concept against fluency over all strengths
 
-Null: a random direction of equal length at the same KL. Baseline: the difference of means (DiffMeans) of the same rows. Regions are moved
+Null: a random direction of equal length at the same KL, over the KL that both reach. Baseline: the difference of means (DiffMeans) of the same rows. Regions are moved
 toward their centroid. With a judge, three ratings of each text, after Wu et al. 2025 (AxBench, arXiv 2501.17148) and Shafran, Geiger and
 Geva 2025 (arXiv 2506.10920).
 """
@@ -28,9 +28,9 @@ from armillary.core.progress import progress
 from armillary.core.report import Report
 from armillary.core.run import drive
 from armillary.core.study import Need, Subject, Subjects, as_subjects
-from armillary.errors import InputError, MismatchError, ShapeError
+from armillary.errors import InputError, MismatchError
 from armillary.studies.causal.edit_families import Position
-from armillary.studies.causal.steering_aims import Aim, Aimer, candidates, chosen, written_site
+from armillary.studies.causal.steering_aims import Aim, Aimer, candidates, check_width, chosen, written_site
 from armillary.studies.causal.steering_encoder import Embeddings
 from armillary.studies.causal.steering_evidence import Evidence, Gather
 from armillary.studies.causal.steering_judge import Asked, Case, rate
@@ -121,9 +121,10 @@ def run(
         _check(subject, config)
     with torch.no_grad():
         for subject in asked:
-            _check_width(subject, config)
+            check_width(subject.fit(), subject.require_model(logits=True), config.prompts[0])
         evidence = _gather(asked, config)
-        writers = {id(subject.model): _writer(subject, config) for subject in asked}
+        by_model = {id(subject.model): subject for subject in asked}
+        writers = {key: _writer(subject, config) for key, subject in by_model.items()}
         embeddings = None if encoder is None else Embeddings(encoder)
         works = [
             _Work(subject, found, writers[id(subject.model)], embeddings, config) for subject, found in zip(asked, evidence, strict=True)
@@ -149,15 +150,6 @@ def _check(subject: Subject, config: Config) -> None:
         raise MismatchError(
             f"the rows of {subject.label} are of revision {min(theirs)[:8]}, the model of {model.revision[:8]}; pass its own"
         )
-
-
-def _check_width(subject: Subject, config: Config) -> None:
-    """Raise `ShapeError` where the model's site is not as wide as the fit."""
-    fit, model = subject.fit(), subject.require_model(logits=True)
-    site = written_site(fit)
-    found = model.capture(model.tokenize([config.prompts[0]]), [site])[site].shape[-1]
-    if found != fit.dictionary.d:
-        raise ShapeError(f"{fit!r} cannot be steered in {model.name}, whose '{site}' is {found} wide; pass the model it was made from")
 
 
 def _writer(subject: Subject, config: Config) -> Writer:
@@ -265,7 +257,7 @@ def _alphas(writer: Writer, aim: Aim, config: Config) -> list[Point]:
 
 
 def _judge(judge: Asked, measured: Measured, config: Config) -> Judged:
-    """Ratings of the first texts of every strength, along each feature and its random direction."""
+    """Ratings of some texts of every strength, of every prompt in turn, along each feature and its random direction."""
     words = measured.writer.model.vocabulary()
     shown: list[Shown] = []
     ways: tuple[Way, ...] = ("feature", "random")
@@ -273,7 +265,7 @@ def _judge(judge: Asked, measured: Measured, config: Config) -> Judged:
         concept = described(one.aim, words, measured)
         for way in ways:
             for texts in [point.texts for point in one.curves.get(way, ()) if point.texts is not None]:
-                places = [i for i, text in enumerate(texts.text) if text.strip()][: config.n_judged]
+                places = [i for i in measured.writer.by_turns if texts.text[i].strip()][: config.n_judged]
                 shown += [Shown(one.aim.feature, way, texts, place, concept) for place in places]
     prompts, prompt = measured.writer.prompts, measured.writer.prompt
     cases = [Case(one.concept, prompts[int(prompt[one.place])], one.texts.text[one.place]) for one in shown]

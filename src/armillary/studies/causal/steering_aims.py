@@ -5,30 +5,32 @@ Letters: F features, D width, n texts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import ROLES, Dictionary, FeatureKind
 from armillary.core.model import Model
 from armillary.core.site import Site
 from armillary.core.statistics import Floats, matched_directions
-from armillary.errors import CapabilityError, InputError
-from armillary.inspect.logits import feature_directions
+from armillary.errors import CapabilityError, InputError, ShapeError
 from armillary.studies.causal.edit_families import Family, adding, moving
 from armillary.studies.causal.proxies import own_share, own_tokens
 from armillary.studies.causal.steering_concept import Concept, learn, passages
 from armillary.studies.causal.steering_evidence import Evidence
 from armillary.studies.causal.steering_scores import Reading, probability
-from armillary.studies.causal.steering_writing import Texts, Way
+from armillary.studies.causal.steering_writing import WAYS, Texts, Way
 from armillary.studies.units import RowUnits
 
 #: Rows a feature has to fire on to be chosen; features that are looked at for each one that is wanted.
 FEWEST, CANDIDATES = 8, 16
+#: Distance of a centroid from the mean of all, as a share of its length, below which they are the same point.
+NEAR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -40,31 +42,43 @@ class Aim:
         kind: direction, region or subspace.
         n_fires: rows it fires on, in the half that features are chosen by; None without rows.
         families: the edits, by way; what cannot be had is left out. "against" is the feature's family with sign -1.
-        own: tokens it promotes, or None where nothing is known of the site's way out.
+        promoted: tokens that the direction of each way promotes; none where nothing is known of the site's way out.
         concept: classifier of its passages, or None.
         near, far: rows of its passages, and of random ones.
-        share: of the concept in texts, 0 to 1; None with a `reason`.
+        shares: of the concept in texts that were written along each way, 0 to 1; none with a `reason`.
         reason: why it cannot be scored.
+        no_null: why there is no random direction.
     """
 
     feature: int
     kind: FeatureKind
     n_fires: int | None
     families: dict[Way, Family]
-    own: Tensor | None = None
+    promoted: Mapping[Way, Tensor] = field(default_factory=dict)
     concept: Concept | None = None
     near: tuple[int, ...] = field(default=(), repr=False)
     far: tuple[int, ...] = field(default=(), repr=False)
-    share: Reading | None = None
+    shares: Mapping[Way, Reading] = field(default_factory=dict)
     reason: str = ""
+    no_null: str = ""
+
+    @property
+    def own(self) -> Tensor | None:
+        """The tokens that the feature promotes, or None."""
+        return self.promoted.get("feature")
 
     def log_odds(self, texts: Texts) -> Floats:
         """[n] by the classifier; NaN without one."""
         return np.full(len(texts.ids), np.nan) if self.concept is None else self.concept.log_odds(texts.ids)
 
-    def own_share(self, texts: Texts) -> Floats:
-        """[n] share of each text's tokens that are the feature's own; NaN where these are not known."""
-        return np.full(len(texts.ids), np.nan) if self.own is None else own_share(texts.ids, self.own)
+    def own_share(self, way: Way) -> Reading:
+        """[n] share of each text's tokens that the way's own direction promotes; NaN where these are not known.
+
+        A random direction has tokens of its own: held against the feature's it would be a null of nothing, since whatever is added writes
+        what it promotes. Away from the feature the feature's count, to tell whether its sign means anything.
+        """
+        own = self.promoted.get("feature" if way == "against" else way)
+        return lambda texts: np.full(len(texts.ids), np.nan) if own is None else own_share(texts.ids, own)
 
 
 def candidates(fit: Decomposition, features: Sequence[int], n: int, *, has_rows: bool, seed: int) -> list[int]:
@@ -126,7 +140,9 @@ class Aimer:
         fires = None if self.evidence is None else int(self.evidence.n_fires[place])
         if not float(what.direction.norm()) > 0:
             return Aim(feature, what.kind, fires, {}, reason="its direction has length 0")
-        found = Aim(feature, what.kind, fires, self._families(feature), self._own(feature))
+        directions = self._directions(feature)
+        no_null = "" if "random" in directions else "its centroid is the mean of all centroids, so there is no random point as far from that"
+        found = Aim(feature, what.kind, fires, self._families(feature, directions), self._promoted(directions), no_null=no_null)
         if self.evidence is None or self.evidence.rows.tokens is None:
             return _by_own(found)
         return self._by_passages(found, self.evidence, place)
@@ -135,18 +151,30 @@ class Aimer:
         """Of the feature among the candidates."""
         return 0 if self.evidence is None else int(np.flatnonzero(self.evidence.features == feature)[0])
 
-    def _families(self, feature: int) -> dict[Way, Family]:
-        what, site = self.fit.dictionary.feature(feature), self.site
-        vector, centre = what.direction.float(), _centre(self.fit.dictionary)
-        seed = self.seed + feature
-        if what.position is not None:
-            other = centre + matched_directions((vector - centre)[None], seed=seed)[0]
-            found: dict[Way, Family] = {"feature": moving(site, vector), "random": moving(site, other)}
-        else:
-            family = adding(site, vector)
-            found = {"feature": family, "against": family, "random": adding(site, matched_directions(vector[None], seed=seed)[0])}
+    def _directions(self, feature: int) -> dict[Way, Tensor]:
+        """[D] each: the feature, of a region from the mean of all centroids; a random direction as long; the difference of means."""
+        what = self.fit.dictionary.feature(feature)
+        vector = what.direction.float()
         difference = self._difference(feature)
-        return found if difference is None else {**found, "diffmeans": adding(site, difference)}
+        found: dict[Way, Tensor] = {} if difference is None else {"diffmeans": difference}
+        if what.position is not None:
+            apart = vector - _centre(self.fit.dictionary)
+            if not float(apart.norm()) > NEAR * float(vector.norm()):
+                return found
+            vector = apart
+        return {"feature": vector, "random": matched_directions(vector[None], seed=self.seed + feature)[0], **found}
+
+    def _families(self, feature: int, directions: Mapping[Way, Tensor]) -> dict[Way, Family]:
+        what, site = self.fit.dictionary.feature(feature), self.site
+        found: dict[Way, Family] = {}
+        if what.position is not None:
+            found["feature"] = moving(site, what.direction.float())
+            if "random" in directions:
+                found["random"] = moving(site, _centre(self.fit.dictionary) + directions["random"])
+        else:
+            family = adding(site, directions["feature"])
+            found = {"feature": family, "against": family, "random": adding(site, directions["random"])}
+        return found if "diffmeans" not in directions else {**found, "diffmeans": adding(site, directions["diffmeans"])}
 
     def _difference(self, feature: int) -> Tensor | None:
         """[D] mean of the rows it fires on minus the mean of the others, where both are and the fit reads what it writes."""
@@ -155,11 +183,11 @@ class Aimer:
         found = self.evidence.difference[self._place(feature)]
         return found if bool(torch.isfinite(found).all()) and float(found.norm()) > 0 else None
 
-    def _own(self, feature: int) -> Tensor | None:
+    def _promoted(self, directions: Mapping[Way, Tensor]) -> dict[Way, Tensor]:
         try:
-            return own_tokens(self.model, self.site, feature_directions(self.fit.dictionary, [feature])[0], self.n_own)
+            return {way: own_tokens(self.model, self.site, normalize(one, dim=0), self.n_own) for way, one in directions.items()}
         except CapabilityError:
-            return None
+            return {}
 
     def _by_passages(self, aim: Aim, evidence: Evidence, place: int) -> Aim:
         near = evidence.passages[place][evidence.passages[place] >= 0]
@@ -174,15 +202,15 @@ class Aimer:
         if found.auroc < self.least:
             why = f"its passages cannot be told from others by their tokens: AUROC {found.auroc:.2f} on other documents"
             return replace(aim, concept=found, reason=why, near=rows_of[0], far=rows_of[1])
-        return replace(aim, concept=found, share=lambda texts: probability(found.log_odds(texts.ids)), near=rows_of[0], far=rows_of[1])
+        shares = dict.fromkeys(WAYS, lambda texts: probability(found.log_odds(texts.ids)))
+        return replace(aim, concept=found, shares=shares, near=rows_of[0], far=rows_of[1])
 
 
 def _by_own(aim: Aim) -> Aim:
     """Scored by the tokens it promotes, where nothing else is known."""
-    own = aim.own
-    if own is None:
+    if aim.own is None:
         return replace(aim, reason="neither text with rows nor the tokens it promotes are known")
-    return replace(aim, share=lambda texts: own_share(texts.ids, own))
+    return replace(aim, shares={way: aim.own_share(way) for way in WAYS})
 
 
 def written_site(fit: Decomposition) -> Site:
@@ -195,6 +223,14 @@ def written_site(fit: Decomposition) -> Site:
     if len(fit.targets) != 1 or source is None:
         raise InputError(f"{fit!r} does not name the one site that it rebuilds, where it could be steered; fit rows that know their source")
     return source.site
+
+
+def check_width(fit: Decomposition, model: Model, prompt: str) -> None:
+    """Raise `ShapeError` where the site that a fit writes is of another width in a model."""
+    site = written_site(fit)
+    found = model.capture(model.tokenize([prompt]), [site])[site].shape[-1]
+    if found != fit.dictionary.d:
+        raise ShapeError(f"{fit!r} cannot be steered in {model.name}, whose '{site}' is {found} wide; pass the model it was made from")
 
 
 def _centre(dictionary: Dictionary) -> Tensor:

@@ -2,7 +2,8 @@
 
 Documents (blocks of rows, where there is no text) are dealt to two halves. One half tells whether a feature fires at all, and the
 difference between the mean of the rows it fires on and the mean of the others; the other half holds the passages by which it is judged
-what was written, so that no baseline was made from these.
+what was written, so that no baseline was made from these. Passages are those with the largest activations, equal ones in a drawn order; a
+region's are drawn among its members, whose responsibilities say how sure, not how much.
 
 Letters: N rows, F features of the fit, f candidates, D width, n passages kept per feature.
 """
@@ -37,7 +38,7 @@ class Evidence:
         features: [f] which.
         n_fires: [f] rows of the first half on which each fires.
         difference: [f, D] mean of those rows minus the mean of the other ones; NaN where either is empty.
-        passages: [f, n] rows of the second half with its largest activations, -1 where there are fewer.
+        passages: [f, n] rows of the second half with its largest activations, of a region any members; -1 where there are fewer.
         others: [m] rows of the second half, drawn at random.
         rows: what was read.
     """
@@ -71,8 +72,11 @@ class Gather(Consumer):
         self.fit, self.rows, self.features = fit, rows, np.asarray(features, dtype=np.int64)
         self.units, self.order, self.is_done = RowUnits.of(rows), Pass(batch_size), False
         self.columns, self.deal = columns_for(fit, rows.layout)[0], Permutation(PRIORITIES, seed)
+        # Of a key of its own: with that of the random passages, a region's would be among these.
+        self.ties = Permutation(PRIORITIES, seed, 1)
         f, d = len(self.features), sum(columns for _, columns in fit.inputs)
         kinds = [fit.dictionary.feature(int(one)).kind for one in self.features]
+        self.is_region = np.array([kind == "region" for kind in kinds])  # [f]
         self.least = torch.tensor([MEMBER if kind == "region" else fit.encoder.fires or 0.0 for kind in kinds]).double()  # [f]
         self.best = {"passages": Best(f, n, one_per_group=self.units.kind == "document"), "others": Best(1, n_others)}
         self.sums = {"fires": torch.zeros(f, d + 1, dtype=torch.float64), "all": torch.zeros(d + 1, dtype=torch.float64)}
@@ -105,8 +109,10 @@ class Gather(Consumer):
     def _offer(self, row: Ints, value: Tensor) -> None:
         document = self.units.unit(row)
         which, feature = np.nonzero((value > self.least).numpy())
-        found = value.numpy()[which, feature]
-        self.best["passages"].offer(Pairs(feature, row[which], found, found, document[which]))
+        found = np.where(self.is_region[feature], 0.0, value.numpy()[which, feature])
+        # Ties go to the lower "row", here a draw; the row itself is kept along as the value, which holds it exactly.
+        drawn = self.ties(row[which] % PRIORITIES)
+        self.best["passages"].offer(Pairs(feature, drawn, found, row[which].astype(np.float64), document[which]))
         priority = -self.deal(row % PRIORITIES).astype(np.float64)
         self.best["others"].offer(Pairs(np.zeros_like(row), row, priority, priority, document))
 
@@ -130,12 +136,12 @@ class Gather(Consumer):
             best.settle()
         fires, n = self.sums["fires"][:, :-1], self.sums["fires"][:, -1:]
         others, m = self.sums["all"][:-1] - fires, self.sums["all"][-1] - n
-        drawn = self.best["others"].row[0]
+        drawn, passages = self.best["others"].row[0], self.best["passages"]
         return Evidence(
             self.features,
             n[:, 0].long().numpy(),
             (fires / n - others / m).float(),  # NaN over 0
-            self.best["passages"].row,
+            np.where(passages.row >= 0, passages.value, -1).astype(np.int64),
             np.sort(drawn[drawn >= 0]),
             self.rows,
         )

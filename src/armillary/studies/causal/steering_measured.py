@@ -99,25 +99,34 @@ class Measured:
 
     def marks(self, one: Steered, way: Way) -> list[Mark | None]:
         """A mark per KL."""
-        if one.aim.share is None or way not in one.curves:
+        if way not in one.aim.shares or way not in one.curves:
             return []
-        return marks(one.curves[way], self.plain, one.aim.share)
+        return marks(one.curves[way], self.plain, one.aim.shares[way])
 
-    def values(self, name: str, way: Way) -> list[Value]:
-        """[f] a number of every feature, along a way."""
-        return [None if way not in one.curves else self._value(name, one, way) for one in self.features]
+    def values(self, name: str, way: Way, beside: Way) -> list[Value]:
+        """[f] a number of every feature, along a way, over the KL that another way reaches too, where there is one."""
+        return [None if way not in one.curves else self._value(name, one, way, beside) for one in self.features]
 
-    def _value(self, name: str, one: Steered, way: Way) -> Value:
+    def shared(self, one: Steered, way: Way, beside: Way) -> list[Point]:
+        """The points of a way at KL that both ways reach with something written; all of its own where there is no other way."""
+        mine = one.curves.get(way, ())
+        theirs = one.curves.get(beside, mine)
+        return [point for point, other in zip(mine, theirs, strict=True) if _is_written(point) and _is_written(other)]
+
+    def _value(self, name: str, one: Steered, way: Way, beside: Way) -> Value:
         readings: dict[str, Reading | None] = {
-            "log_odds": one.aim.log_odds, "own": one.aim.own_share, "loss": _loss, "distinct": _distinct, "similarity": one.likeness,
+            "log_odds": one.aim.log_odds, "own": one.aim.own_share(way), "loss": _loss, "distinct": _distinct, "similarity": one.likeness,
         }  # fmt: skip
+        points = self.shared(one, way, beside)
         if name in readings:
             reading = readings[name]
-            return None if reading is None else mean_change(one.curves[way], self.plain, reading)
-        found = [mark for mark in self.marks(one, way) if mark is not None]
+            return None if reading is None else mean_change(points, self.plain, reading)
+        share = one.aim.shares.get(way)
+        if share is None:
+            return None
         if name == "score":
-            share = one.aim.share
-            return None if share is None else chosen_elsewhere(one.curves[way], self.plain, share, self.half)
+            return chosen_elsewhere(points, self.plain, share, self.half)
+        found = [mark for mark in marks(points, self.plain, share) if mark is not None]
         of: dict[str, Callable[[], float | None]] = {
             "area": lambda: area(found),
             "concept": lambda: float(np.mean([mark.concept for mark in found])),
@@ -135,6 +144,10 @@ class Measured:
         """Steered texts in which nothing was written."""
         texts = {id(point.texts): point.texts for one in self.features for curve in one.curves.values() for point in curve}
         return sum(int(np.isnan(one.loss).sum()) for one in texts.values() if one is not None)
+
+
+def _is_written(point: Point) -> bool:
+    return point.texts is not None and any(point.texts.ids)
 
 
 def _loss(texts: Texts) -> Floats:

@@ -67,31 +67,39 @@ class Reporter:
     # ------------------------------------------------------------ estimates
 
     def estimates(self) -> dict[str, Estimate]:
-        area = {way: self.m.values("area", way) for way in WAYS}
-        found = {"area": self._mean(area["feature"], area["random"], better="higher", ceiling=1.0)}
-        found["above_random"] = self._mean(_minus(area["feature"], area["random"]), better="higher", null=0.0)
-        has_means = any("diffmeans" in one.curves for one in self.m.features)
-        without = "" if has_means else "the difference of means needs rows, of a fit that rebuilds what it reads"
-        found["above_diffmeans"] = self._mean(_minus(area["feature"], area["diffmeans"]), better="higher", null=0.0, why=without)
-        found["area_diffmeans"] = self._mean(area["diffmeans"], area["random"], better="higher", ceiling=1.0, why=without)
-        only_regions = all("against" not in one.curves for one in self.m.features)
-        why = "regions are moved toward their centroid, never away from it" if only_regions else ""
-        found["area_against"] = self._mean(area["against"], area["random"], ceiling=1.0, why=why)
+        found = {
+            "area": self._both("area", "feature", better="higher", ceiling=1.0),
+            "above_random": self._above("random"),
+            "above_diffmeans": self._above("diffmeans"),
+            "area_diffmeans": self._both("area", "diffmeans", better="higher", ceiling=1.0),
+            "area_against": self._both("area", "against", ceiling=1.0),
+        }
         for name, (better, unit, ceiling) in NUMBERS.items():
-            values = [self.m.values(name, way) for way in ("feature", "random")]
             if name != "similarity" or any(one.likeness is not None for one in self.m.features):
-                found[name] = self._mean(*values, better=better, unit=unit, ceiling=ceiling)
+                found[name] = self._both(name, "feature", better=better, unit=unit, ceiling=ceiling)
         met = [self.m.reached(one) for one in self.m.features]
-        found["reached"] = self._mean([n / of if of else None for n, of in met], better="higher", ceiling=1.0)
+        reached = [n / of if of else None for n, of in met]
+        why = "no feature was steered" if not met else self._unscored()
+        found["reached"] = self._mean(reached, why=why, better="higher", ceiling=1.0)
         return found if self.m.judged is None else {**found, **self._by_judge(self.m.judged)}
 
+    def _both(self, name: str, way: Way, **more: Any) -> Estimate:
+        """A number along a way, with that of the random directions as its null, over the KL that both reach."""
+        values, nulls = self.m.values(name, way, "random"), self.m.values(name, "random", way)
+        return self._mean(values, nulls, why=self._why(name, way, "random"), **more)
+
+    def _above(self, way: Way) -> Estimate:
+        """The area of the features above that of another way, over the KL that both reach."""
+        differences = _minus(self.m.values("area", "feature", way), self.m.values("area", way, "feature"))
+        return self._mean(differences, why=self._why("area", way, "feature"), better="higher", null=0.0)
+
     def _mean(
-        self, values: Sequence[Value], nulls: Sequence[Value] = (), *, null: float | None = None, why: str = "", **more: Any
+        self, values: Sequence[Value], nulls: Sequence[Value] = (), *, null: float | None = None, why: str, **more: Any
     ) -> Estimate:
         """Over features that have a value."""
         ids = [i for i, value in enumerate(values) if value is not None]
         if not ids:
-            return Estimate.missing(self._why(why), better=more.get("better", "neither"), unit=more.get("unit", ""))
+            return Estimate.missing(why, better=more.get("better", "neither"), unit=more.get("unit", ""))
         numbers = [self.m.features[i].aim.feature for i in ids]
         units = Units.of_values("feature", [float(values[i] or 0.0) for i in ids], numbers)
         low, high = ratio_interval(units, n_samples=self.config.n_bootstrap, seed=self.config.seed)
@@ -100,14 +108,36 @@ class Reporter:
             units.value, low, high, len(ids), null=float(np.mean(known)) if known else null, units=units, **more  # type: ignore[arg-type]
         )  # fmt: skip
 
-    def _why(self, why: str) -> str:
-        """Why no feature has a value."""
-        reasons = list(dict.fromkeys(one.aim.reason for one in self.m.features if one.aim.reason))
-        if why:
-            return why
-        if reasons:
-            return f"no feature has one: {reasons[0]}"
-        return "no feature was steered this way" if self.m.features else "no feature was steered"
+    def _why(self, name: str, way: Way, beside: Way) -> str:
+        """Why no feature has a value of this name along a way, should none have one."""
+        features = self.m.features
+        if not any(way in one.curves for one in features):
+            return self._untried(way)
+        if name == "own" and not any(one.aim.own is not None for one in features):
+            return "it is not known which tokens the features promote at this site"
+        if name == "log_odds" and not self.m.has_passages:
+            return "a classifier of passages needs rows with text"
+        if name in ("log_odds", "similarity") and not any(one.aim.concept for one in features):
+            return self._unscored()
+        if name in ("area", "concept", "fluency", "score") and not any(one.aim.shares for one in features):
+            return self._unscored()
+        if not any(self.m.shared(one, way, beside) for one in features):
+            return f"no KL was reached with something written along both {NAMES[way]} and {NAMES[beside]}"
+        return "no strength has texts in both halves of the prompts" if name == "score" else "too little was written"
+
+    def _untried(self, way: Way) -> str:
+        """Why no feature was steered a way."""
+        if way == "diffmeans" and any(one.curves for one in self.m.features):
+            return "the difference of means needs rows, of a fit that rebuilds what it reads"
+        if way == "against" and any(one.curves for one in self.m.features):
+            return "regions are moved toward their centroid, never away from it"
+        nulls = [one.aim.no_null for one in self.m.features if one.aim.no_null]
+        return nulls[0] if way == "random" and nulls else self._unscored()
+
+    def _unscored(self) -> str:
+        """What is said of features that cannot be scored."""
+        reasons = [one.aim.reason for one in self.m.features if one.aim.reason]
+        return f"no feature has one: {reasons[0]}" if reasons else "no feature was steered"
 
     # ------------------------------------------------------------ the judge
 
@@ -127,9 +157,8 @@ class Reporter:
             return [None if np.isnan(values[some]).all() else float(np.nanmean(values[some])) for some in mine]
 
         steered = self.m.features
-        found = self._mean(of("feature"), of("random"), better="higher", ceiling=float(BEST))
-        why = "the judge gave no rating that can be read"
-        return found if found.value is not None else Estimate.missing(why, better="higher")
+        why = "the judge gave no rating that can be read" if judged.shown else "nothing was written for the judge to rate"
+        return self._mean(of("feature"), of("random"), why=why, better="higher", ceiling=float(BEST))
 
     def correlations(self, judged: Judged) -> dict[str, list[Any]]:
         """Spearman's correlation of each proxy with the judge's rating of what it stands for, over all texts that were rated."""
@@ -153,7 +182,8 @@ class Reporter:
     def _reading(proxy: str, one: Steered, text: Shown) -> float:
         if proxy in ("loss", "distinct"):
             return float(getattr(text.texts, proxy)[text.place])
-        reading = {"log_odds": one.aim.log_odds, "own": one.aim.own_share, "similarity": one.likeness}[proxy]
+        # Of a random direction too the feature's own tokens: the judge was asked about the feature.
+        reading = {"log_odds": one.aim.log_odds, "own": one.aim.own_share("feature"), "similarity": one.likeness}[proxy]
         return float("nan") if reading is None else float(reading(text.texts)[text.place])
 
     # ------------------------------------------------------------ tables
@@ -190,17 +220,23 @@ class Reporter:
             "kind": [aim.kind for aim in aims],
             "rows": [aim.n_fires for aim in aims],
             "auroc": [None if aim.concept is None else aim.concept.auroc for aim in aims],
-            "area": m.values("area", "feature"),
-            "random": m.values("area", "random"),
-            "diffmeans": m.values("area", "diffmeans"),
-            "against": m.values("area", "against"),
-            "score": m.values("score", "feature"),
-            "own": m.values("own", "feature"),
+            "area": m.values("area", "feature", "random"),
+            "random": m.values("area", "random", "feature"),
+            "diffmeans": m.values("area", "diffmeans", "random"),
+            "against": m.values("area", "against", "random"),
+            "score": m.values("score", "feature", "random"),
+            "own": m.values("own", "feature", "random"),
             "targets met": [f"{n} of {of}" for n, of in map(m.reached, m.features)],
+            "with random": [self._n_shared(one, "random") for one in m.features],
+            "with diffmeans": [self._n_shared(one, "diffmeans") for one in m.features],
             "promotes": [" ".join(self._shown([] if aim.own is None else aim.own[:5].tolist())) for aim in aims],
             "passages": [" ".join(self._shown([] if aim.concept is None else aim.concept.words(5))) for aim in aims],
-            "missing": [aim.reason for aim in aims],
+            "missing": ["; ".join(filter(None, (aim.reason, aim.no_null))) for aim in aims],
         }
+
+    def _n_shared(self, one: Steered, beside: Way) -> int | None:
+        """KL that are reached along the feature and another way; None without the latter."""
+        return len(self.m.shared(one, "feature", beside)) if beside in one.curves else None
 
     def _shown(self, ids: Sequence[int]) -> list[str]:
         return [repr(self.words[i])[1:-1].strip() or repr(self.words[i]) for i in ids]
@@ -208,7 +244,8 @@ class Reporter:
     def _alphas(self) -> dict[str, list[Any]]:
         rows: dict[str, list[Any]] = {name: [] for name in ("feature", "alpha", "KL", "concept", "fluency", "score")}
         for one in self.m.features:
-            found = [None] * len(one.alphas) if one.aim.share is None else marks(one.alphas, self.m.plain, one.aim.share)
+            share = one.aim.shares.get("feature")
+            found = [None] * len(one.alphas) if share is None else marks(one.alphas, self.m.plain, share)
             for point, mark in zip(one.alphas, found, strict=True):
                 cells = (None, None, None) if mark is None else (mark.concept, mark.fluency, mark.score)
                 for key, cell in zip(rows, (one.aim.feature, point.dose.strength, point.dose.achieved, *cells), strict=True):
@@ -259,22 +296,30 @@ class Reporter:
         by = (
             "a classifier of their passages by tokens, on documents that no baseline was made from"
             if m.has_passages
-            else "the tokens they promote"
+            else "the tokens they promote, each random direction and difference of means by its own"
         )
         return [
             f"Concepts are known by {by}. Fluency: loss and repetition under the model without edits.",
             f"{len(m.writer.prompts)} prompts, {how.n_continuations} continuations of up to {how.n_tokens} tokens each, temperature "
-            f"{how.temperature:g}, top_p {how.top_p:g}; edited: {how.position} tokens. Null: a random direction as long, at the same KL.",
+            f"{how.temperature:g}, top_p {how.top_p:g}; edited: {how.position} tokens.",
+            f"Null: {self._null()}, at the same KL; each comparison is over the KL that both reach.",
             "Intervals: 95 %, bootstrap over features.",
         ]
+
+    def _null(self) -> str:
+        kinds = {one.aim.kind == "region" for one in self.m.features}
+        names = {False: "a random direction as long", True: "a random point as far from the mean of all centroids"}
+        return ", of regions ".join(names[kind] for kind in sorted(kinds))
 
     def warnings(self) -> list[str]:
         m = self.m
         missing = [f"feature {one.aim.feature}: {one.aim.reason}" for one in m.features if one.aim.reason]
+        without = [one.aim.feature for one in m.features if one.aim.no_null]
         unmet = sum(of - n for n, of in map(m.reached, m.features))
         found = missing[:WARNED] + (
             [f"{len(missing) - WARNED} more features have no scores; see the table"] if len(missing) > WARNED else []
         )
+        found += [f"feature {one} has no null: {self._untried('random')}" for one in without[:1]] if without else []
         found += [f"{unmet} strengths could not be found: their KL is unreachable or jumped over; see the table"] if unmet else []
         found += [f"in {m.n_empty} steered texts nothing was written; they are missing"] if m.n_empty else []
         if m.judged is not None and m.judged.ratings.n_missing:

@@ -5,7 +5,8 @@
     score      harmonic mean of both, 0 if either is 0: Wu et al. 2025 (AxBench, arXiv 2501.17148)
     area       of the part of the unit square that lies under and to the left of some strength's (fluency, concept)
 
-Text without an edit has concept 0 and fluency 1, and adds nothing to the area. All means are over the texts of a strength.
+Text without an edit has concept 0 and fluency 1, and adds nothing to the area. All means are over the texts of a strength
+that have a value both with and without the edit.
 
 Letters: n texts, S strengths.
 """
@@ -49,8 +50,8 @@ def harmonic(*parts: float) -> float:
 
 
 def gain(share: Floats, plain: Floats) -> float:
-    """How far the mean share went from the plain one to 1; at least 0."""
-    now, before = float(np.nanmean(share)), float(np.nanmean(plain))
+    """How far the mean share went from the plain one to 1; at least 0, and 0 without a text that has both."""
+    now, before = _means(share, plain)
     return max(0.0, (now - before) / (1 - before)) if before < 1 else 0.0
 
 
@@ -61,18 +62,18 @@ def probability(log_odds: Floats) -> Floats:
 
 def fluency(texts: Texts, plain: Texts, chosen: Bools) -> float:
     """Of the chosen texts, against the same ones without an edit."""
-    cost = float(np.nanmean(texts.loss[chosen]) - np.nanmean(plain.loss[chosen]))
-    return float(min(1.0, np.exp(-cost))) * _variety(texts.distinct[chosen], plain.distinct[chosen])
+    now, before = _means(texts.loss[chosen], plain.loss[chosen])
+    return float(min(1.0, np.exp(before - now))) * _variety(texts.distinct[chosen], plain.distinct[chosen])
 
 
 def _variety(distinct: Floats, plain: Floats) -> float:
     """Texts of one token have no pairs: they are as varied as can be."""
-    now, before = (1.0 if np.isnan(one).all() else float(np.nanmean(one)) for one in (distinct, plain))
+    now, before = _means(distinct, plain)
     return min(1.0, now / before) if before > 0 else 1.0
 
 
 def mark(texts: Texts, plain: Texts, share: Reading, chosen: Bools | None = None) -> Mark | None:
-    """Of some texts, all by default; None where none of them has a token.
+    """Of some texts, all by default; None where none of them has tokens with and without the edit.
 
     Args:
         texts, plain: with and without the edit.
@@ -80,7 +81,7 @@ def mark(texts: Texts, plain: Texts, share: Reading, chosen: Bools | None = None
         chosen: [n] which texts.
     """
     some = np.ones(len(texts.ids), bool) if chosen is None else chosen
-    if np.isnan(texts.loss[some]).all() or np.isnan(plain.loss[some]).all():
+    if np.isnan(texts.loss[some] + plain.loss[some]).all():
         return None
     return Mark(gain(share(texts)[some], share(plain)[some]), fluency(texts, plain, some))
 
@@ -119,11 +120,12 @@ def chosen_elsewhere(points: Sequence[Point], plain: Texts, share: Reading, half
 
 def mean_change(points: Sequence[Point], plain: Texts, of: Reading) -> float | None:
     """How much a number of a text rises above that of plain texts, in the mean over strengths; None where it cannot be read."""
-    values = [_mean(of(point.texts)) - _mean(of(plain)) for point in points if point.texts is not None]
-    known = [value for value in values if not np.isnan(value)]
+    means = [_means(of(point.texts), of(plain)) for point in points if point.texts is not None]
+    known = [now - before for now, before in means if not np.isnan(now)]
     return sum(known) / len(known) if known else None
 
 
-def _mean(values: Floats) -> float:
-    """Mean over the texts that have one; NaN without any."""
-    return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
+def _means(values: Floats, plain: Floats) -> tuple[float, float]:
+    """Means of both over the texts that have both; NaN without any."""
+    both = ~np.isnan(values + plain)
+    return (float(values[both].mean()), float(plain[both].mean())) if both.any() else (float("nan"), float("nan"))

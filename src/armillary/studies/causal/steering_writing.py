@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from armillary.core.model import Edit, Model
+from armillary.core.prompted import beginnings
 from armillary.core.statistics import Floats
-from armillary.core.tokens import Ints, Tokens
+from armillary.core.tokens import Ints, Tokens, concatenate
 from armillary.studies.causal.edit_families import Family, Position, positions
 from armillary.studies.causal.proxies import distinct_pairs, losses
 from armillary.studies.causal.strength import Dose, Effect, search
@@ -34,7 +35,7 @@ class Sampled:
         n_continuations: C, of each prompt.
         n_tokens: of each text, at most.
         temperature, top_p, seed: as of `Model.generate`.
-        position: which tokens are changed; see `strength.positions`.
+        position: which tokens are changed; see `edit_families.positions`.
     """
 
     n_continuations: int = 2
@@ -74,8 +75,8 @@ class Writer:
     def __init__(self, model: Model, prompts: Sequence[str], how: Sampled) -> None:
         self.model, self.prompts, self.how = model, tuple(prompts), how
         self._texts = [prompt for prompt in prompts for _ in range(how.n_continuations)]
-        self.tokens = model.tokenize(self._texts)
-        self.effect = Effect(model, model.tokenize(list(prompts)), lambda tokens: positions(how.position, tokens))
+        self.tokens = beginnings(model, self._texts)
+        self.effect = Effect(model, beginnings(model, prompts), lambda tokens: positions(how.position, tokens))
         self._written: dict[tuple[str, float], Texts] = {}
         self._found: dict[tuple[str, tuple[float, ...], tuple[int, ...]], list[Dose]] = {}
 
@@ -83,6 +84,11 @@ class Writer:
     def prompt(self) -> Ints:
         """[n] which prompt each text goes on from."""
         return np.repeat(np.arange(len(self.prompts)), self.how.n_continuations)
+
+    @property
+    def by_turns(self) -> list[int]:
+        """Places of the texts, one of every prompt, then another of every prompt, and so on."""
+        return [int(i) for i in np.argsort(np.tile(np.arange(self.how.n_continuations), len(self.prompts)), kind="stable")]
 
     def doses(self, family: Family, targets: Sequence[float], *, signs: Sequence[int], tolerance: float) -> list[Dose]:
         """The strengths at which a family has these effects after the prompts."""
@@ -104,7 +110,7 @@ class Writer:
         together = max(1, TOGETHER // self.tokens.n_sequences) if family.is_batched else 1
         for first in range(0, len(missing), together):
             some = missing[first : first + together]
-            tokens = self.model.tokenize(self._texts * len(some))
+            tokens = concatenate([self.tokens] * len(some))
             strength = torch.tensor(some).repeat_interleave(self.tokens.n_sequences) if family.is_batched else some[0]
             edit = family.make(strength, positions(self.how.position, tokens))
             for one, texts in zip(some, self._write(tokens, (edit,), len(some)), strict=True):

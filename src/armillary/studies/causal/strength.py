@@ -4,8 +4,9 @@
 
 Two edits can only be compared at equal effect, and s and -s rarely have the same: each sign is searched by itself. A row of strengths,
 four to a decade, brackets a target; then every target of either sign puts a few guesses into its bracket, all of which go through the
-model together, one strength per sequence. KL need not rise with s, so the first crossing is taken; a target above all that was seen is
-called unreachable, and one that the effect jumps over is called that.
+model together, one strength per sequence. KL need not rise with s, so the first crossing is taken: from below, or from above where an
+edit of strength 0 has a larger effect already (a code set to 0). A target beyond all that was seen is called unreachable, and one that the
+effect jumps over is called that.
 
 Letters: P prompts, A strengths, T positions, V vocabulary, D width.
 """
@@ -102,8 +103,8 @@ class Dose:
         target: KL that is wanted, in nats.
         sign: +1 along the direction, -1 against it.
         strength: s >= 0, in units of the family (of a direction: its own length); None where the target is not met.
-        achieved: KL at that strength; else the largest that was seen below the target.
-        jump: the KL just above the target, where the effect jumps over it; else None.
+        achieved: KL at that strength; else the nearest that was seen on the side of the target where strength 0 is.
+        jump: the KL just beyond the target, where the effect jumps over it; else None.
     """
 
     target: float
@@ -121,6 +122,11 @@ class Dose:
         if self.jump is not None:
             return (
                 f"KL {self.target:g} is passed over with sign {self.sign:+d}: the effect jumps from {self.achieved:.3g} to {self.jump:.3g}"
+            )
+        if self.strength is None and self.achieved > self.target:
+            return (
+                f"KL {self.target:g} is unreachable with sign {self.sign:+d}: the edit has an effect at strength 0 already, and the smallest "
+                f"seen is {self.achieved:.3g}"
             )
         if self.strength is None:
             return f"KL {self.target:g} is unreachable with sign {self.sign:+d}: the largest seen is {self.achieved:.3g}"
@@ -202,7 +208,9 @@ class _Hunt:
         self.sign, self.target, self.tolerance = sign, target, tolerance
         self.low: _Seen = (0.0, 0.0)
         self.high: _Seen | None = None
-        self.largest = max((kl for _, kl in row if math.isfinite(kl)), default=0.0)
+        self.is_above = row[0][1] > target
+        known = [kl for _, kl in row if math.isfinite(kl)]
+        self.nearest = (min if self.is_above else max)(known, default=0.0)
         self.hit: _Seen | None = None
         self._narrow(row)
 
@@ -217,8 +225,7 @@ class _Hunt:
         (low, below), (high, above) = self.low, self.high
         if low == 0:
             return [high / 64, high / 8, high / 2]
-        rise = math.log(above / below) if below > 0 else math.inf
-        share = math.log(self.target / below) / rise if 0 < rise < math.inf else 0.5
+        share = math.log(self.target / below) / math.log(above / below) if 0 < min(below, above) < max(below, above) < math.inf else 0.5
         shares = {0.5, *(min(max(share + step, 0.02), 0.98) for step in (-0.05, 0.0, 0.05))}
         return [low * (high / low) ** one for one in sorted(shares)]
 
@@ -228,12 +235,12 @@ class _Hunt:
         self._narrow([*found, self.high])
 
     def _narrow(self, row: Sequence[_Seen]) -> None:
-        """Close the bracket around the first strength of the row whose effect is large enough, or end at one that is near enough."""
+        """Close the bracket around the first strength of the row whose effect is across the target, or end at one that is near enough."""
         for strength, kl in row:
             if abs(kl - self.target) <= self.tolerance * self.target:
                 self.hit = (strength, kl)
                 return
-            if kl >= self.target:
+            if (kl <= self.target) if self.is_above else (kl >= self.target):
                 self.high = (strength, kl)
                 return
             if math.isfinite(kl):
@@ -243,5 +250,5 @@ class _Hunt:
         if self.hit is not None:
             return Dose(self.target, self.sign, *self.hit)
         if self.high is None:
-            return Dose(self.target, self.sign, None, self.largest)
+            return Dose(self.target, self.sign, None, self.nearest)
         return Dose(self.target, self.sign, None, self.low[1], self.high[1])

@@ -63,11 +63,11 @@ class Config(Settings):
     min_classes: int | None = Field(None, ge=1)
     """Classes that must pass; None for 20 of 26 letters, and 3 of 10 properties."""
     n_draws: int = Field(5, ge=1)
-    """Random dictionaries behind the null."""
+    """Random dictionaries whose absorption is shown beside the fit's."""
     n_bootstrap: int = Field(2000, ge=100)
     """Bootstrap samples behind each interval."""
     seed: int = Field(0, ge=0)
-    """Of the tokens, the sides, the probes, the null and the bootstrap."""
+    """Of the tokens, the sides, the probes, the random dictionaries and the bootstrap."""
 
 
 def run(subjects: Subjects, *, config: Config = Config()) -> Report:  # noqa: B008 (frozen)
@@ -136,21 +136,41 @@ class _Asked:
         target: [n, D] what it reconstructs.
         codes: of the rows.
         table: [n, F] sizes of its features' contributions.
-        nulls: random dictionaries in its place.
+        random: random dictionaries in its place.
     """
 
     fit: Decomposition
     target: Tensor
     codes: Codes
     table: sparse.csr_matrix
-    nulls: Sequence[Dictionary]
+    random: Sequence[Dictionary]
 
 
 def _asked(fit: Decomposition, x: Tensor, target: Tensor, config: Config) -> _Asked:
-    atoms = fit.dictionary.atoms
-    codes = fit.encode(x.to(atoms.device), target=None if fit.inputs == fit.targets else target.to(atoms))
-    nulls = [_random(fit.dictionary, config.seed + 1 + i) for i in range(config.n_draws)]
-    return _Asked(fit, target, codes, sizes(fit.dictionary, codes), nulls)
+    codes = _encode(fit, x, target, config.batch_size)
+    random = [_random(fit.dictionary, config.seed + 1 + i) for i in range(config.n_draws)]
+    return _Asked(fit, target, codes, sizes(fit.dictionary, codes), random)
+
+
+def _encode(fit: Decomposition, x: Tensor, target: Tensor, batch_size: int) -> Codes:
+    """Codes of all rows, so many at a time."""
+    atoms, is_own = fit.dictionary.atoms, fit.inputs == fit.targets
+    some = [slice(start, start + batch_size) for start in range(0, len(x), batch_size)]
+    parts = [fit.encode(x[one].to(atoms.device), target=None if is_own else target[one].to(atoms)) for one in some]
+    return joined(parts)
+
+
+def joined(parts: Sequence[Codes]) -> Codes:
+    """Codes of several batches, which need not have equally many slots."""
+    index = [one.index for one in parts if one.index is not None]
+    value, base = [one.value for one in parts], torch.cat([one.base for one in parts])
+    return Codes(_stacked(value), _stacked(index) if index else None, base, parts[0].n_atoms)
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Rows of all parts; narrower ones are filled up with 0, which is how an unused slot reads."""
+    most = max(one.shape[1] for one in parts)
+    return torch.cat([torch.nn.functional.pad(one, (0, most - one.shape[1])) for one in parts])
 
 
 def _classes(asked: _Asked, words: Words, probes: Sequence[Probe | str], config: Config) -> list[Class]:
@@ -189,15 +209,15 @@ def _answer(asked: _Asked, words: Words, c: int, probe: Probe | str, *, ranked: 
     told = np.flatnonzero(judged & member & (probe(asked.target.double().numpy()) > 0))
     w = torch.nn.functional.normalize(torch.from_numpy(probe.weight), dim=0)
     target, codes = asked.target[torch.from_numpy(told)], asked.codes[torch.from_numpy(told)]
-    found, *chance = (absorbed(each, target, codes, w, chosen.features) for each in (asked.fit.dictionary, *asked.nulls))
+    found, *others = (absorbed(each, target, codes, w, chosen.features) for each in (asked.fit.dictionary, *asked.random))
     return replace(
         gate,
         features=tuple(int(i) for i in chosen.features),
         sparse_f1=f1(chosen.score(asked.table[judged]), member[judged]),
         rows=told,
         found=found,
-        null_fraction=float(np.mean([one.fraction.mean() for one in chance])),
-        null_full=float(np.mean([one.full.mean() for one in chance])),
+        random_fraction=float(np.mean([one.fraction.mean() for one in others])),
+        random_full=float(np.mean([one.full.mean() for one in others])),
     )
 
 

@@ -3,7 +3,7 @@
     main set S    the features of the best k-sparse probe: k goes up from 1 while F1 gains more than 0.03 (on tokens kept for choices)
     p = x . w     of a token that the probe accepts, w of length 1;     p_i = c_i . w of a feature's contribution;     P = sum of p_i in S
     A             the three largest positive p_i outside S whose contribution has cosine >= 0.1 with w
-    fraction      0 if P >= p or A / p < 0.4;  1 if P <= 0;  else a / (a + P), a = min(A, p - P)
+    fraction      0 if p <= 0, P >= p or A / p < 0.4;  1 if P <= 0;  else a / (a + P), a = min(A, p - P)
     full          S is silent, p > 0, and the feature of the largest p_i has cosine >= 0.025 and p_i / p >= 0.4
 
 Chanin et al. (2024), "A is for absorption", arXiv 2409.14507, as SAEBench (Karvonen et al. 2025, arXiv 2503.09532) computes it.
@@ -155,7 +155,7 @@ def fraction(p: Floats, inside: Floats, others: Floats) -> Floats:
     a = np.minimum(others, p - inside)
     part = np.divide(a, a + inside, out=np.zeros_like(a), where=(a + inside) != 0)
     found = np.where(inside <= 0, 1.0, np.clip(part, 0, 1))
-    nothing = (inside >= p) | (others < LEAST_SHARE * p)
+    nothing = (p <= 0) | (inside >= p) | (others < LEAST_SHARE * p)
     return np.where(nothing, 0.0, found)
 
 

@@ -44,7 +44,7 @@ class Class:
         sparse_f1: of the probe of the main set, on the tokens judged by.
         rows: [m] places of the rows judged by that have the class and that the probe accepts, with
         found: what is absorbed of them, and
-        null_fraction, null_full: the means of the same for random dictionaries.
+        random_fraction, random_full: the means of the same for random dictionaries.
     """
 
     name: str
@@ -56,8 +56,8 @@ class Class:
     sparse_f1: float | None = None
     rows: Ints | None = None
     found: Absorbed | None = None
-    null_fraction: float | None = None
-    null_full: float | None = None
+    random_fraction: float | None = None
+    random_full: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,16 +121,15 @@ def _estimates(one: Measured, config: Config) -> dict[str, Estimate]:
     }
     rates = [float(one.words.member[c].mean()) for c, _ in told]
     null = {
-        "absorption_fraction": _mean([each.null_fraction for _, each in told]),
-        "full_absorption": _mean([each.null_full for _, each in told]),
-        "split_features": None,
         # Calling every token a member of a class of share s has F1 2 s / (1 + s).
         "sparse_f1": float(np.mean([2 * rate / (1 + rate) for rate in rates])),
         "probe_f1": float(np.mean([2 * rate / (1 + rate) for rate in rates])),
     }
     ceiling = {"absorption_fraction": 0.0, "full_absorption": 0.0, "split_features": 1.0, "probe_f1": 1.0}
     ceiling["sparse_f1"] = float(np.mean(values["probe_f1"]))
-    found = {name: _over_classes(told, values[name], config, better=kinds[name], null=null[name], ceiling=ceiling[name]) for name in kinds}
+    found = {
+        name: _over_classes(told, values[name], config, better=kinds[name], null=null.get(name), ceiling=ceiling[name]) for name in kinds
+    }
     return found | {"classes": n_classes}
 
 
@@ -168,7 +167,8 @@ def _row(one: Measured, each: Class) -> dict[str, Any]:
         "accepted": None if found is None else len(found.fraction),
         "absorption_fraction": None if found is None else float(found.fraction.mean()),
         "full_absorption": None if found is None else float(found.full.mean()),
-        "null": each.null_fraction,
+        "random_fraction": each.random_fraction,
+        "random_full": each.random_full,
         "absorbed into": "" if found is None else _where(one, each, found),
         "left out because": each.reason,
     }
@@ -190,9 +190,19 @@ def _notes(one: Measured, config: Config) -> list[str]:
         f"{len(words.row):,} tokens, at most {config.per_token} of each; {n[0]:,} to learn from, {n[1]:,} to choose by, "
         f"{n[2]:,} to judge by; no token is on two sides.",
         f"A class counts if its probe has F1 above {config.min_f1:g} on the tokens chosen by, and {_fewest(config)} classes must.",
-        f"Null: the same codes with atoms of random directions, {config.n_draws} draws. Intervals: bootstrap over classes.",
+        _at_random(one, config),
+        "Intervals: bootstrap over classes.",
         "Lower absorption is better only among fits that tell the classes: see sparse_f1 beside probe_f1.",
     ]
+
+
+def _at_random(one: Measured, config: Config) -> str:
+    """What random atoms give. It is no null: such atoms carry nothing along a probe where the width is large, so they score 0, the best."""
+    how = f"The same codes with atoms of random directions ({config.n_draws} draws)"
+    if not one.told:
+        return f"{how} were not asked, as no class passed."
+    part, full = _mean([each.random_fraction for _, each in one.told]), _mean([each.random_full for _, each in one.told])
+    return f"{how}: absorption_fraction {part:.3g}, full_absorption {full:.3g}; no null, as what tells nothing absorbs nothing."
 
 
 def _warnings(one: Measured, estimates: Mapping[str, Estimate], config: Config) -> list[str]:

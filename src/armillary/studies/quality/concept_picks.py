@@ -1,7 +1,8 @@
 """The feature that tells a concept best on the training documents, and how well it tells it on the others.
 
 A document's score is the largest activation over its tokens; of a feature that takes both signs, also the largest of its negative. Null:
-the same choice among all features for labels dealt to other documents, so it holds what choosing among many features gains.
+the same choice among all features for labels dealt to other documents, so it holds what choosing among many features gains. A draw deals
+all values of a label together, so that its mean over concepts spreads as the mean of the values themselves does.
 
 Letters: n documents, F' candidates, S draws.
 """
@@ -71,21 +72,28 @@ class Candidates:
 
 
 def picks(pooled: Pooled, concepts: Sequence[Concept], *, n_draws: int, seed: int) -> list[Pick]:
-    """A pick per concept; those of one label share their ranks."""
+    """A pick per concept; those of one label share their ranks and the dealings of their documents."""
     found: dict[str, Pick] = {}
     for label in dict.fromkeys(one.label for one in concepts):
         group = [one for one in concepts if one.label == label]
         train, test = group[0].train, group[0].test
         candidates = Candidates.of(pooled, train)
         ranked = Ranked.of(candidates.table[train]), Ranked.of(candidates.table[test])
+        dealt = [_dealings(len(rows), n_draws, seed=(seed, side)) for side, rows in enumerate((train, test))]
         for one in group:
-            found[one.name] = _pick(one, candidates, ranked, n_draws, np.random.default_rng([seed, one.key]))
+            found[one.name] = _pick(one, candidates, ranked, dealt)
     return [found[one.name] for one in concepts]
 
 
-def _pick(concept: Concept, candidates: Candidates, ranked: tuple[Ranked, Ranked], n_draws: int, rng: np.random.Generator) -> Pick:
-    own = concept.positive[concept.train], concept.positive[concept.test]
-    labels = [np.stack([side, *(rng.permutation(side) for _ in range(n_draws))]) for side in own]  # the first is the concept itself
+def _dealings(n: int, n_draws: int, *, seed: tuple[int, int]) -> Ints:
+    """[1 + S, n] orders of n documents, the first their own; the same for every label of as many documents, as labels may go together."""
+    own = np.arange(n)
+    return np.concatenate([own[None], np.random.default_rng(seed).permuted(np.tile(own, (n_draws, 1)), axis=1)])
+
+
+def _pick(concept: Concept, candidates: Candidates, ranked: tuple[Ranked, Ranked], dealt: Sequence[Ints]) -> Pick:
+    sides = concept.positive[concept.train], concept.positive[concept.test]
+    labels = [side[order] for side, order in zip(sides, dealt, strict=True)]  # [1 + S, n] each; the first is the concept itself
     train = ranked[0].auroc(labels[0])  # [1 + S, F']
     best = train.argmax(1)
     on_train, on_test = train[np.arange(len(best)), best], ranked[1].columns(best).each(labels[1])

@@ -40,29 +40,35 @@ def concept_score(
         site: where the direction lives.
         direction: [D].
         activating: sentences with the concept.
-        neutral: sentences without it.
+        neutral: sentences without it. On both sides sentences of special tokens only are dropped.
         seed: of the bootstrap.
 
     Raises:
-        InputError: fewer than two sentences on a side, or a direction of length 0.
+        InputError: fewer than two sentences on a side with a token that is not special, or a direction of length 0.
     """
     if min(len(activating), len(neutral)) < 2:
         raise InputError(f"at least two sentences of each kind are needed, got {len(activating)} and {len(neutral)}")
     if not float(direction.norm()) > 0:
         raise InputError("the direction has length 0")
     with_it, without = (strongest(model, site, direction, texts) for texts in (activating, neutral))
+    if min(len(with_it), len(without)) < 2:
+        dropped = len(activating) + len(neutral) - len(with_it) - len(without)
+        raise InputError(
+            f"at least two sentences of each kind are needed, got {len(with_it)} and {len(without)} once {dropped} of special tokens only "
+            "were dropped; give sentences with text"
+        )
     return {"s_cd": _s_cd(with_it, without, seed), "auroc": _auroc(with_it, without, seed)}
 
 
 def strongest(model: Model, site: Site | str, direction: Tensor, texts: Sequence[str]) -> Floats:
-    """a of each text: the largest cosine of one of its tokens with the direction; NaN for a text of special tokens only."""
+    """a of each text that has a token of its own: the largest cosine of one of them with the direction; other texts are dropped."""
     tokens = model.tokenize(list(texts))
     with torch.no_grad():
         x = model.capture(tokens, [site])[site].float()  # [B, T, D]
     cosine = F.cosine_similarity(x, direction.to(x), dim=-1).cpu().double().numpy()
     counts = tokens.spread(~tokens.is_special, fill=False)
     found: Floats = np.where(counts, cosine, -np.inf).max(1)
-    return np.where(np.isfinite(found), found, np.nan)
+    return found[counts.any(1)]
 
 
 def log_ratio(with_it: Floats, without: Floats) -> float | None:

@@ -6,16 +6,22 @@ Letters: n documents.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from armillary.core.report import Better, Estimate
 from armillary.core.statistics import Floats, Units, ratio_interval
 from armillary.core.tokens import Bools, Ints
 from armillary.errors import InputError, unknown
 from armillary.studies.quality.pooled import Documents
+
+#: [n] a label's value of each document; None of one without it.
+_Column: TypeAlias = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,13 @@ def concepts_of(
 ) -> Concepts:
     """The values of all labels, or those wanted, the most frequent first.
 
+    A label of two values gives one concept, its rarer value, as the other tells the same. Values in fewer than 2 `min_positives` documents
+    are left out together, a line for each label.
+
     Args:
         documents: with labels.
         is_test: [n] the held-out side.
-        wanted: "label" for all its values, or "label=value"; empty for everything.
+        wanted: "label" for its values, or "label=value"; empty for everything.
         min_positives: documents with, and without, the concept that are needed on each side.
         max_concepts: so many of the most frequent at most.
         besides: a label that is no concept, as documents are split by it.
@@ -83,28 +92,43 @@ def concepts_of(
     names = [name for name in dict.fromkeys(name for one in told for name in one) if name != besides]
     if not names:
         raise InputError("no document has a label; `armillary harvest` keeps the plain fields of .jsonl and .parquet as labels")
-    found = [_concept(name, value, told, is_test) for name, value in _wanted(wanted, names, told)]
+    columns = {name: np.array([labels.get(name) for labels in told], object) for name in names}
+    pairs, rare = _wanted(wanted, columns, 2 * min_positives)
+    found = [_concept(name, value, columns[name], is_test) for name, value in pairs]
     reasons = {one.name: one.why_not(min_positives) for one in found}
     good = sorted((one for one in found if not reasons[one.name]), key=lambda one: -int(one.positive.sum()))
     beyond = [(one.name, f"only the {max_concepts} most frequent concepts are asked for") for one in good[max_concepts:]]
-    return Concepts(good[:max_concepts], [(name, why) for name, why in reasons.items() if why] + beyond)
+    return Concepts(good[:max_concepts], [*rare.items(), *((name, why) for name, why in reasons.items() if why), *beyond])
 
 
-def _wanted(wanted: Sequence[str], names: Sequence[str], told: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
-    """Pairs of a label and a value."""
+def _wanted(wanted: Sequence[str], columns: Mapping[str, _Column], least: int) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Pairs of a label and a value, and what is said of labels with values in fewer than `least` documents."""
     pairs: dict[tuple[str, str], None] = {}
-    for one in wanted or names:
+    rare: dict[str, str] = {}
+    for one in wanted or columns:
         name, equals, value = one.partition("=")
-        if name not in names:
-            raise unknown("label", name, names)
-        values = [value] if equals else sorted({labels[name] for labels in told if name in labels})
-        pairs.update(dict.fromkeys((name, each) for each in values))
-    return list(pairs)
+        if name not in columns:
+            raise unknown("label", name, list(columns))
+        if equals:
+            pairs[name, value] = None
+            continue
+        count = Counter(each for each in columns[name] if each is not None)
+        pairs.update(dict.fromkeys((name, each) for each in _values(count) if count[each] >= least))
+        few = [n for n in count.values() if n < least]
+        if few:
+            which = f"{len(few):,} of its {len(count):,} values"
+            rare[name] = f"{which} are in fewer than {least} documents, the commonest of them in {max(few)}"
+    return list(pairs), rare
 
 
-def _concept(name: str, value: str, told: Sequence[Mapping[str, str]], is_test: Bools) -> Concept:
-    known = np.array([name in labels for labels in told])
-    positive = np.array([labels.get(name) == value for labels in told])
+def _values(count: Mapping[str, int]) -> list[str]:
+    """The values to ask for; of two the rarer one."""
+    values = sorted(count)
+    return sorted(values, key=lambda value: count[value])[:1] if len(values) == 2 else values
+
+
+def _concept(name: str, value: str, column: _Column, is_test: Bools) -> Concept:
+    known, positive = np.array([each is not None for each in column]), np.array(column == value, bool)
     return Concept(f"{name}={value}", name, positive, np.flatnonzero(known & ~is_test), np.flatnonzero(known & is_test))
 
 

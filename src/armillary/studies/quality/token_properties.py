@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from armillary.core.rows import Permutation, Rows
-from armillary.core.tokens import Bools, Ints
+from armillary.core.tokens import Bools, Ints, Tokens
 from armillary.errors import InputError
 
 Form = Literal["letter", "property"]
@@ -85,8 +85,8 @@ def draw_words(rows: Rows, form: Form, *, n_rows: int, per_token: int, seed: int
         raise InputError("this study reads the tokens' own text, but the rows have none; harvest text")
     counts = ~tokens.is_special[tokens.rows] & (tokens.document[tokens.rows] >= 0)
     row = np.flatnonzero(counts)
-    _, first, kind = np.unique(tokens.ids[tokens.rows[row]], return_index=True, return_inverse=True)
-    texts = [tokens.text(int(tokens.rows[row[i]])) for i in first]
+    token = tokens.rows[row]
+    texts, kind = _texts(tokens, token)
     is_ours = np.array([is_word(text, form) for text in texts], bool)
     chosen = _at_most(kind, is_ours, Permutation(len(row), seed)(np.arange(len(row))), per_token, n_rows)
     if len(chosen) == 0:
@@ -96,6 +96,15 @@ def draw_words(rows: Rows, form: Form, *, n_rows: int, per_token: int, seed: int
     side = np.array([_side(text, seed) for text in texts])
     own = kind[chosen]
     return Words(row[chosen], tuple(texts[i] for i in own), side[own], tuple(tests), member[:, own])
+
+
+def _texts(tokens: Tokens, token: Ints) -> tuple[list[str], Ints]:
+    """The text of each different id, and [n] which of them each token is."""
+    # Some tokenizers put a space before a text, so a first token lacks the space that its id stands for: any other place is better.
+    order = np.argsort(tokens.span[token, 0] == 0, kind="stable")
+    _, first = np.unique(tokens.ids[token[order]], return_index=True)
+    _, kind = np.unique(tokens.ids[token], return_inverse=True)
+    return [tokens.text(int(token[order[i]])) for i in first], kind
 
 
 def _at_most(kind: Ints, is_ours: Bools, priority: Ints, per_token: int, n_rows: int) -> Ints:
