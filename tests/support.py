@@ -8,6 +8,7 @@ lm = LanguageModel(model, tokenizer)
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -113,6 +114,18 @@ def tiny_lm(arch: str = "gpt2", seed: int = 0, **settings: Any) -> Any:
     from armillary.lm.model import LanguageModel
 
     return LanguageModel(tiny_model(arch, seed, **settings), tiny_tokenizer())
+
+
+def ending_lm(arch: str = "gpt2", seed: int = 0) -> Any:
+    """`tiny_lm` with a tokenizer that puts "<pad>" at the end of every text."""
+    from tokenizers import processors
+
+    from armillary.lm.model import LanguageModel
+
+    lm = LanguageModel(tiny_model(arch, seed), deepcopy(tiny_tokenizer()))
+    template = processors.TemplateProcessing(single="<s> $A <pad>", special_tokens=[("<s>", 1), ("<pad>", 0)])
+    lm.tokenizer.backend_tokenizer.post_processor = template
+    return lm
 
 
 def raw_outputs(model: nn.Module, path: str, run: Callable[[], Any]) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from armillary.core import artifact
 from armillary.core.edits import Add
+from armillary.core.site import Site
 from armillary.lm.model import LanguageModel
 
 Run = Any
@@ -117,3 +119,13 @@ def test_the_study_runs_from_the_command_line(run: Run, sae: Path) -> None:
     assert answer.code == 0, answer.err
     found = answer.json["report"]
     assert found["estimates"]["reached"]["value"] > 0 and len(found["tables"]["features"]["feature"]) == 2
+
+
+def test_a_site_of_another_width_is_refused_in_a_line(run: Run, sae: Path, tmp_path: Path) -> None:
+    fit = artifact.load(sae)
+    source, width = fit.targets[0]
+    assert source is not None
+    layout = ((replace(source, site=Site("mlp_act", 1)), width),)
+    artifact.save(replace(fit, inputs=layout, targets=layout), tmp_path / "sae")
+    answer = run("steer", sae.parent / tmp_path / "sae", 3, *PROMPTS)
+    assert answer.code == 2 and "is 64 wide; pass the model it was made from" in answer.err and answer.err.count("\n") == 1

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import armillary as arm
 from armillary.core.edits import Add
 from armillary.errors import CapabilityError, InputError
-from armillary.studies.causal.dose import doses
+from armillary.studies.causal.dose import doses, doses_of
 from armillary.studies.causal.edit_families import Family, adding
 from armillary.studies.causal.strength import Effect, search
-from support import TEXTS, tiny_lm
+from support import TEXTS, ending_lm, tiny_lm
 
 SITE = "mlp_act.1"
 TARGETS = (0.025, 0.1, 0.5)
@@ -88,3 +90,12 @@ def test_bad_input_is_refused() -> None:
         doses(lm, SITE, 0 * direction(lm), [TEXTS[0]], [0.1])
     with pytest.raises(CapabilityError):
         doses(tiny_lm("bert"), SITE, direction(tiny_lm("bert")), [TEXTS[0]], [0.1])
+
+
+@pytest.mark.parametrize("position", [None, "all", "last"])
+def test_prompts_are_gone_on_from_and_have_no_token_behind_them(position: Any) -> None:
+    """A tokenizer that ends every text: the distribution after its end is not that of the next word."""
+    plain, ending = tiny_lm("llama"), ending_lm("llama")
+    family = adding(SITE, direction(plain))
+    wanted, found = (doses_of(lm, family, TEXTS[:2], [0.1], position=position) for lm in (plain, ending))
+    assert ending.tokenize(TEXTS[0]).ids[-1] == 0 and found == wanted and wanted[0].strength is not None

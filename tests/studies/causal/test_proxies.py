@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import armillary as arm
 from armillary.core.edits import Add
-from armillary.errors import InputError
+from armillary.errors import CapabilityError, InputError
 from armillary.studies.causal.core_exclusive import plain_ids
 from armillary.studies.causal.proxies import measured, own_tokens, proxies
 from support import tiny_lm
@@ -62,3 +63,37 @@ def test_bad_input_is_refused() -> None:
         proxies(lm, PROMPTS, ["a"], ["b", "c"], torch.tensor([1]))
     with pytest.raises(InputError, match="nothing was written after 'We went to'"):
         proxies(lm, PROMPTS, ["a", ""], ["b", "c"], torch.tensor([1]))
+
+
+@pytest.mark.parametrize("site", ["mlp_in.1", "attn_in.1", "path:model.norm"])
+def test_sites_that_are_only_read_promote_no_tokens(site: str) -> None:
+    lm = tiny_lm("llama")
+    with pytest.raises(CapabilityError, match=r"promotes? no tokens"):
+        own_tokens(lm, site, torch.ones(lm.d_model))
+
+
+def test_what_no_direction_promotes_is_no_directions_own() -> None:
+    """The final norm's bias alone makes one token likely, whatever is added."""
+    lm = tiny_lm("gpt2")
+    head, norm = lm.module.get_output_embeddings().weight, lm.module.transformer.ln_f
+    assert isinstance(norm, nn.LayerNorm)
+    with torch.no_grad():
+        norm.bias.copy_(100 * head[7] / head[7].norm())
+    direction = -head[7].detach()
+    assert 7 in lm.unembed(direction).topk(5).indices and 7 not in own_tokens(lm, "resid_post.1", direction, 5)
+
+
+def test_a_continuation_that_changes_its_prompt_is_refused() -> None:
+    lm = tiny_lm("llama")
+    assert plain_ids(lm, "th") != plain_ids(lm, "the")[: len(plain_ids(lm, "th"))]
+    with pytest.raises(InputError, match="does not keep 'th' apart from 'e cat'"):
+        measured(lm, ["th"], ["e cat"], torch.tensor([1]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_are_missing_say_what_they_would_be() -> None:
+    lm, own = tiny_lm("llama"), torch.tensor([1])
+    found = proxies(lm, PROMPTS[:1], [" the the"], ["a"], own)
+    assert found["distinct"].value is not None and found["distinct"].null is None
+    missing = proxies(lm, PROMPTS[:1], ["a"], ["a"], own)["distinct"]
+    assert missing.value is None and missing.better == "higher"

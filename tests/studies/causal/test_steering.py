@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,15 @@ from armillary.core.site import Source
 from armillary.core.tokens import Tokens
 from armillary.errors import CapabilityError, InputError, MismatchError, ShapeError
 from armillary.studies.causal import proxies, steering, strength
+from armillary.studies.causal.edit_families import adding
 from armillary.studies.causal.steering import Config
+from armillary.studies.causal.steering_aims import Aim
 from armillary.studies.causal.steering_evidence import Gather
-from support import tiny_lm
+from armillary.studies.causal.steering_measured import Measured, Steered
+from armillary.studies.causal.steering_report import Reporter
+from armillary.studies.causal.steering_writing import Point, Sampled, Texts, Writer
+from armillary.studies.causal.strength import Dose
+from support import ending_lm, tiny_lm
 from toys import ReluEncoder
 
 SITE = arm.Site("resid_post", 2)
@@ -329,3 +336,115 @@ def test_a_judge_that_fails_leaves_ratings_missing_and_that_is_said(answer: str)
     assert found["judge_score"].value is None and found["judge_score"].reason == "the judge gave no rating that can be read"
     assert any("ratings are missing" in warning for warning in found.warnings)
     assert found["area"] == report()["area"]
+
+
+# ---------------------------------------------------------------- what is held against what
+
+
+def test_random_features_do_not_beat_random_directions_by_their_own_tokens() -> None:
+    """Whatever is added writes what it promotes: without rows, a random direction is known by its own tokens too."""
+    lm, _, _ = world()
+    atoms = torch.nn.functional.normalize(torch.randn(16, lm.d_model, generator=torch.Generator().manual_seed(5)), dim=1)
+    layout = ((Source(lm.name, lm.revision, SITE), lm.d_model),)
+    fit = arm.Decomposition(Dictionary.of_directions(atoms), ReluEncoder(atoms, torch.zeros(16)), layout, layout)
+    some = SMALL.model_copy(update={"features": tuple(range(16)), "n_own": 30, "prompts": ("We",), "targets": (1.0, 2.5)})
+    found = steering.run(subject(what=fit, rows=None), config=some)
+    assert found["area"].null > 0.1 and found["area"].low < found["area"].null < found["area"].high
+    assert found["own"].low < found["own"].null < found["own"].high
+    assert found["above_random"].low < 0 < found["above_random"].high
+
+
+def sorted_rows(x: torch.Tensor) -> TensorRows:
+    """Rows of documents that are sorted by topic."""
+    lm = world()[0]
+    texts = [" ".join(np.random.default_rng(i).choice(WORDS[i >= 32], 12)) for i in range(64)]
+    tokens = lm.tokenize(texts)
+    every = replace(tokens, is_row=np.ones(len(tokens), bool))
+    return TensorRows(x[: len(tokens)], source=Source(lm.name, lm.revision, SITE), tokens=every)
+
+
+@pytest.mark.parametrize("kind", ["region", "direction"])
+def test_passages_of_equal_activation_are_not_the_first_ones(kind: str) -> None:
+    """Membership is shuffled, so no token tells of it, though the corpus is sorted by topic."""
+    lm, _, _ = world()
+    rng = np.random.default_rng(3)
+    x = torch.from_numpy(0.01 * rng.normal(size=(4000, lm.d_model))).float()
+    x[:, 0] = torch.from_numpy(rng.integers(0, 2, 4000)).float()
+    given = sorted_rows(x)
+    fit = arm.MFA(n_regions=2, rank=1).fit(TensorRows(x), seed=0) if kind == "region" else planted()
+    layout = ((Source(lm.name, lm.revision, SITE), lm.d_model),)
+    chosen = SMALL.model_copy(update={"features": (0,), "n_passages": 12})
+    found = steering.run(subject(what=replace(fit, inputs=layout, targets=layout), rows=given), config=chosen)
+    assert found.tables["features"]["auroc"][0] < chosen.least_auroc
+    assert found["area"].value is None and "cannot be told from others" in found["area"].reason
+
+
+@pytest.mark.parametrize("position", ["all", "last", "generated"])
+def test_text_is_written_after_a_prompt_and_not_after_its_end(position: Any) -> None:
+    how = Sampled(n_continuations=2, n_tokens=6, position=position)
+    family = adding(SITE, pushes(world()[0])[0])
+    wanted, found = (Writer(lm, ["We", "It is"], how) for lm in (tiny_lm("llama"), ending_lm("llama")))
+    assert found.plain().ids == wanted.plain().ids and found.effect(family, [1.0]) == wanted.effect(family, [1.0])
+    assert [one.ids for one in found.steered(family, [1.0, 2.0])] == [one.ids for one in wanted.steered(family, [1.0, 2.0])]
+
+
+def uneven() -> Measured:
+    """A feature that reaches both KL, a random direction that reaches the smaller alone, DiffMeans the larger."""
+    ids = ((1, 2), (1, 2))
+    plain = Texts(("a b",) * 2, ids, np.full(2, 2.0), np.ones(2))
+    texts = {loss: replace(plain, loss=np.full(2, loss)) for loss in (2.5, 4.0)}
+
+    def points(*losses: float | None) -> list[Point]:
+        return [Point(Dose(kl, 1, loss, kl), None if loss is None else texts[loss]) for kl, loss in zip((0.1, 0.5), losses, strict=True)]
+
+    share: Any = lambda one: np.full(2, float(one.loss[0]) / 10 - 0.2)  # noqa: E731
+    aim = Aim(7, "direction", None, {}, shares=dict.fromkeys(steering.WAYS, share))
+    curves: Any = {"feature": points(2.5, 4.0), "random": points(2.5, None), "diffmeans": points(None, 4.0)}
+    writer: Any = SimpleNamespace(plain=lambda: plain, prompt=np.arange(2), prompts=("a", "b"), how=Sampled())
+    return Measured(subject(), writer, [Steered(aim, curves)], has_passages=False)
+
+
+def test_ways_are_compared_over_the_effects_that_both_reach() -> None:
+    m = uneven()
+    assert m.values("loss", "feature", "random") == [0.5] == m.values("loss", "random", "feature")
+    assert m.values("loss", "feature", "diffmeans") == [2.0] and m.values("loss", "diffmeans", "random") == [None]
+    reporter = Reporter(m, SMALL, [])
+    found = reporter.estimates()
+    assert found["area"].value == found["area"].null and found["above_random"].value == 0 == found["above_diffmeans"].value
+    assert found["concept"].value == found["concept"].null == pytest.approx(0.05)
+    assert found["area_diffmeans"].reason == "no KL was reached with something written along both DiffMeans and random direction"
+    table = reporter._features()
+    assert (table["with random"], table["with diffmeans"]) == ([1], [1])
+
+
+def test_a_lone_region_has_no_null_and_that_is_said() -> None:
+    lm, tokens, x = world()
+    fit = arm.MFA(n_regions=1, rank=1).fit(TensorRows(x[~tokens.is_special]), seed=0)
+    layout = ((Source(lm.name, lm.revision, SITE), lm.d_model),)
+    found = steering.run(subject(what=replace(fit, inputs=layout, targets=layout)), config=SMALL.model_copy(update={"features": (0,)}))
+    assert "random direction" not in found.tables["strengths"]["along"]
+    assert "mean of all centroids" in found["above_random"].reason and found["loss"].value is not None and found["loss"].null is None
+    assert "feature 0 has no null: its centroid is the mean of all centroids, so no random point is as far from that" in found.warnings
+    assert any("a random point as far" in note for note in found.notes) and not any("as long" in note for note in found.notes)
+
+
+def test_what_is_missing_says_its_own_reason() -> None:
+    found = steering.run(subject(), config=SMALL.model_copy(update={"features": (0, 2), "targets": (1e6,)}))
+    for name in ("loss", "own", "area"):
+        assert found[name].reason.startswith("no KL was reached"), name
+    bare = steering.run(subject(rows=None), config=SMALL.model_copy(update={"features": (0,)}))
+    assert bare["log_odds"].reason == "a classifier of passages needs rows with text"
+
+
+def test_a_judge_is_shown_texts_of_every_prompt() -> None:
+    judge = Reader()
+    steering.run(subject(), config=SMALL.model_copy(update={"features": (0,), "targets": (1.0,)}), judge=judge)
+    beginnings = [one.partition("\n")[0] for one in judge.asked if one.startswith("Beginning")]
+    assert beginnings == ["Beginning: We", "Beginning: It"] * 2
+
+
+def test_a_model_has_one_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Writer] = []
+    monkeypatch.setattr(steering, "Writer", lambda *args: made.append(Writer(*args)) or made[-1])
+    steering.run([subject(), subject(name="again")], config=SMALL.model_copy(update={"features": (0,), "targets": (1.0,)}))
+    assert len(made) == 1

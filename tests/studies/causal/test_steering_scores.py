@@ -39,7 +39,6 @@ def test_fluency_is_what_perplexity_and_repetition_leave() -> None:
     assert fluency(plain, plain, ALL) == 1
     assert fluency(texts([3.0, 4.0]), plain, ALL) == pytest.approx(np.exp(-0.5))
     assert fluency(texts([1.0, 1.0], [0.5, 0.25]), plain, ALL) == pytest.approx(0.375)  # a low loss by repetition is no gain
-    assert fluency(texts([3.0, NAN], [1.0, NAN]), plain, ALL) == 1
 
 
 def test_text_without_an_edit_scores_nothing_and_adds_no_area() -> None:
@@ -55,6 +54,15 @@ def test_nothing_written_is_missing_and_no_zero() -> None:
     assert marks([point], plain, lambda _: np.zeros(2)) == [None] and area([None]) is None
     assert mean_change([point], plain, lambda one: one.loss) is None
     assert mean_change([Point(Dose(0.1, 1, 1.0, 0.1), silent)], plain, lambda one: one.loss) is None
+
+
+def test_a_text_counts_only_where_it_was_written_with_and_without_the_edit() -> None:
+    """The easy prompt alone was answered: its loss is held against its own, not against that of the hard one too."""
+    plain, some = texts([1.0, 5.0], [0.8, 0.2]), texts([1.5, NAN], [0.4, NAN])
+    assert fluency(some, plain, ALL) == pytest.approx(np.exp(-0.5) * 0.5)
+    assert gain(np.array([0.6, NAN]), np.array([0.2, 0.9])) == pytest.approx(0.5)
+    assert mean_change([Point(Dose(0.1, 1, 1.0, 0.1), some)], plain, lambda one: one.loss) == pytest.approx(0.5)
+    assert mark(texts([NAN, 1.0]), texts([1.0, NAN]), lambda _: np.zeros(2)) is None
 
 
 def test_areas_are_of_what_lies_below_and_to_the_left() -> None:

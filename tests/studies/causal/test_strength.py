@@ -187,3 +187,23 @@ def test_bad_input_is_refused() -> None:
         adding(SITE, torch.zeros(4))
     with pytest.raises(InputError, match="at least one prompt"):
         doses_of(lm, adding(SITE, direction(lm)), [], [0.1])
+
+
+def searched(kl: Any, targets: tuple[float, ...]) -> list[Any]:
+    family = Family(lambda strength, where: None)  # type: ignore[arg-type, return-value]
+    return search(lambda _, at: [kl(one) for one in at], family, targets, signs=(1,))
+
+
+def test_an_effect_at_strength_0_already_is_brought_down_to_the_target() -> None:
+    """As of a code set to s, whose own value is 2: setting it to 0 has an effect, too."""
+    few, many = searched(lambda s: 0.1 * (s - 2) ** 2, (0.2, 0.6))
+    assert few.strength == pytest.approx(2 - math.sqrt(2), rel=0.05) and few.achieved == pytest.approx(0.2, rel=0.02)
+    assert many.strength == pytest.approx(2 + math.sqrt(6), rel=0.05)  # more than at 0, so from below
+
+
+def test_an_effect_that_never_falls_to_the_target_is_not_called_too_weak() -> None:
+    (found,) = searched(lambda s: 0.5 + s, (0.2,))
+    assert (found.strength, found.jump, found.achieved) == (None, None, 0.5)
+    assert "effect at strength 0 already, and the smallest seen is 0.5" in str(found)
+    (jumped,) = searched(lambda s: 0.5 if s < 0.7 else 0.01, (0.2,))
+    assert (jumped.achieved, jumped.jump) == (0.5, 0.01) and "jumps from 0.5 to 0.01" in str(jumped)

@@ -80,7 +80,7 @@ def own_tokens(model: Model, site: Site | str, direction: Tensor, n: int = OWN) 
     Raises:
         CapabilityError: the model has no logits, or the site is only read, never written.
     """
-    (logits,) = logits_along(model, Site.parse(site), direction[None])
+    logits = logits_along(model, Site.parse(site), direction[None])[0]
     return logits.topk(min(n, len(logits))).indices.cpu()
 
 

@@ -31,6 +31,8 @@ from armillary.studies.units import RowUnits
 FEWEST, CANDIDATES = 8, 16
 #: Distance of a centroid from the mean of all, as a share of its length, below which they are the same point.
 NEAR = 1e-6
+#: Why a region may have no random point.
+NO_NULL = "its centroid is the mean of all centroids, so no random point is as far from that"
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Aimer:
         if not float(what.direction.norm()) > 0:
             return Aim(feature, what.kind, fires, {}, reason="its direction has length 0")
         directions = self._directions(feature)
-        no_null = "" if "random" in directions else "its centroid is the mean of all centroids, so there is no random point as far from that"
+        no_null = "" if "random" in directions else NO_NULL
         found = Aim(feature, what.kind, fires, self._families(feature, directions), self._promoted(directions), no_null=no_null)
         if self.evidence is None or self.evidence.rows.tokens is None:
             return _by_own(found)

@@ -110,7 +110,7 @@ class Measured:
     def shared(self, one: Steered, way: Way, beside: Way) -> list[Point]:
         """The points of a way at KL that both ways reach with something written; all of its own where there is no other way."""
         mine = one.curves.get(way, ())
-        theirs = one.curves.get(beside, mine)
+        theirs = one.curves.get(beside, mine) if mine else ()
         return [point for point, other in zip(mine, theirs, strict=True) if _is_written(point) and _is_written(other)]
 
     def _value(self, name: str, one: Steered, way: Way, beside: Way) -> Value:

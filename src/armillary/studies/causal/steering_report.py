@@ -93,9 +93,7 @@ class Reporter:
         differences = _minus(self.m.values("area", "feature", way), self.m.values("area", way, "feature"))
         return self._mean(differences, why=self._why("area", way, "feature"), better="higher", null=0.0)
 
-    def _mean(
-        self, values: Sequence[Value], nulls: Sequence[Value] = (), *, null: float | None = None, why: str, **more: Any
-    ) -> Estimate:
+    def _mean(self, values: Sequence[Value], nulls: Sequence[Value] = (), *, null: float | None = None, why: str, **more: Any) -> Estimate:
         """Over features that have a value."""
         ids = [i for i, value in enumerate(values) if value is not None]
         if not ids:
@@ -113,17 +111,24 @@ class Reporter:
         features = self.m.features
         if not any(way in one.curves for one in features):
             return self._untried(way)
-        if name == "own" and not any(one.aim.own is not None for one in features):
-            return "it is not known which tokens the features promote at this site"
-        if name == "log_odds" and not self.m.has_passages:
-            return "a classifier of passages needs rows with text"
-        if name in ("log_odds", "similarity") and not any(one.aim.concept for one in features):
-            return self._unscored()
-        if name in ("area", "concept", "fluency", "score") and not any(one.aim.shares for one in features):
-            return self._unscored()
+        unknown = self._unreadable(name)
+        if unknown:
+            return unknown
         if not any(self.m.shared(one, way, beside) for one in features):
             return f"no KL was reached with something written along both {NAMES[way]} and {NAMES[beside]}"
         return "no strength has texts in both halves of the prompts" if name == "score" else "too little was written"
+
+    def _unreadable(self, name: str) -> str:
+        """Why a number could not be read from any text; "" where it can be."""
+        aims = [one.aim for one in self.m.features]
+        if name == "own" and not any(aim.own is not None for aim in aims):
+            return "it is not known which tokens the features promote at this site"
+        if name == "log_odds" and not self.m.has_passages:
+            return "a classifier of passages needs rows with text"
+        if name == "log_odds" and not any(aim.concept for aim in aims):
+            return self._unscored()
+        is_scored = name not in ("area", "concept", "fluency", "score") or any(aim.shares for aim in aims)
+        return "" if is_scored else self._unscored()
 
     def _untried(self, way: Way) -> str:
         """Why no feature was steered a way."""

@@ -125,8 +125,8 @@ class Dose:
             )
         if self.strength is None and self.achieved > self.target:
             return (
-                f"KL {self.target:g} is unreachable with sign {self.sign:+d}: the edit has an effect at strength 0 already, and the smallest "
-                f"seen is {self.achieved:.3g}"
+                f"KL {self.target:g} is unreachable with sign {self.sign:+d}: it has an effect at strength 0 already, and the "
+                f"smallest seen is {self.achieved:.3g}"
             )
         if self.strength is None:
             return f"KL {self.target:g} is unreachable with sign {self.sign:+d}: the largest seen is {self.achieved:.3g}"
