@@ -49,7 +49,7 @@ def test_das_is_fitted_to_a_task_and_the_study_looks_for_it(run: Run, sae: Path,
     assert fitted.code == 0, fitted.err
     fit = artifact.load(tmp_path / "das")
     assert fit.provenance["variables"] == ("word",) and fit.provenance["position"] == "last" and str(fit.site) == "resid_post.1"
-    quick = ["--n-steps", 3, "--penalties", 0, "--n-bootstrap", 100, "--n-random", 1]
+    quick = ["--n-steps", 3, "--penalties", 0, "--n-bootstrap", 100, "--n-random", 1, "--positions", "last"]
     studied = run("study", "localization", tmp_path / "das", sae, "--task", task, *quick, "--out", tmp_path / "r.html", "--json")
     assert studied.code == 0, studied.err
     report = studied.json["report"]

@@ -127,5 +127,5 @@ def test_a_site_of_another_width_is_refused_in_a_line(run: Run, sae: Path, tmp_p
     assert source is not None
     layout = ((replace(source, site=Site("mlp_act", 1)), width),)
     artifact.save(replace(fit, inputs=layout, targets=layout), tmp_path / "sae")
-    answer = run("steer", sae.parent / tmp_path / "sae", 3, *PROMPTS)
-    assert answer.code == 2 and "is 64 wide; pass the model it was made from" in answer.err and answer.err.count("\n") == 1
+    answer = run("steer", tmp_path / "sae", 3, *PROMPTS)
+    assert answer.code == 2 and "is 128 wide; pass the model it was made from" in answer.err and answer.err.count("\n") == 1

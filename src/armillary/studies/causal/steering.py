@@ -8,9 +8,9 @@ prompts at each, and the texts are scored without a judge:
     score      the harmonic mean of both, at the strength that is best on the other half of the prompts
     area       under the curve of concept against fluency over all strengths
 
-Null: a random direction of equal length at the same KL, over the KL that both reach. Baseline: the difference of means (DiffMeans) of the same rows. Regions are moved
-toward their centroid. With a judge, three ratings of each text, after Wu et al. 2025 (AxBench, arXiv 2501.17148) and Shafran, Geiger and
-Geva 2025 (arXiv 2506.10920).
+Null: a random direction of equal length at the same KL, over the KL that both reach. Baseline: the difference of means (DiffMeans) of the
+same rows. Regions are moved toward their centroid. With a judge, three ratings of each text, after Wu et al. 2025 (AxBench, arXiv
+2501.17148) and Shafran, Geiger and Geva 2025 (arXiv 2506.10920).
 """
 
 from __future__ import annotations
