@@ -191,6 +191,15 @@ def test_claims_are_judged_by_paired_differences(ours: str, theirs: str | None, 
     assert found["verdict"] == [verdict] and found["measured in"] == ["counting: task, size"]
 
 
+def test_two_that_are_at_their_null_are_not_called_as_good() -> None:
+    """Where nobody finds anything, no one is as good as another."""
+    one = Estimate(0.5, 0.4, 0.6, 50, null=0.5, better="higher", units=Units.of_values("document", np.linspace(0.4, 0.6, 50)))
+    claim = Claim("a claim", "a paper", "counting", "size", "a", "b", 0, margin=0.5)
+    assert judged([claim], {("counting", "size"): {"a": [one], "b": [one]}})["verdict"] == ["cannot be told"]
+    above = replace(one, null=0.0)
+    assert judged([claim], {("counting", "size"): {"a": [above], "b": [above]}})["verdict"] == ["holds"]
+
+
 def test_a_claim_about_what_was_not_measured_cannot_be_told() -> None:
     found = judged([Claim("a claim", "a paper", "steering", "area", "a", "b")], {})
     assert found["verdict"] == ["cannot be told"] and found["difference"] == [None]

@@ -112,7 +112,7 @@ def rows_of(measured: Measured, methods: Sequence[str]) -> tuple[Row, ...]:
     """The rows of a comparison, with what can be told of each cell."""
     pooled = {key: {name: over_seeds(found.get(name, ())) for name in methods} for key, found in measured.items()}
     orders = {key: _order(cells) for key, cells in pooled.items()}
-    chance = {(key, name): _p_null(cell) for key, cells in pooled.items() for name, cell in cells.items()}
+    chance = {(key, name): p_null(cell) for key, cells in pooled.items() for name, cell in cells.items()}
     pairs = [(key, one, other) for key, order in orders.items() for one, other in itertools.pairwise(order)]
     apart = {(key, one, other): _p_apart(measured[key][one], measured[key][other]) for key, one, other in pairs}
     q_chance, q_apart = _q(chance), _q(apart)
@@ -199,7 +199,7 @@ def _worth(cell: Estimate) -> float:
     return -cell.value if cell.better == "lower" else cell.value
 
 
-def _p_null(cell: Estimate) -> float:
+def p_null(cell: Estimate) -> float:
     """Of being no better than the null (or no different, where no way is better); NaN where there is no test."""
     error = _error(cell)
     if cell.value is None or cell.null is None:

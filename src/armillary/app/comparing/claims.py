@@ -1,16 +1,17 @@
 """Claims: what the papers say of one method against another, and whether it holds in a comparison.
 
 A claim holds where the difference has the sign that was claimed and its 95 % interval excludes 0, does not hold where the interval excludes
-0 on the other side, and cannot be told in between, or where a number is missing.
+0 on the other side, and cannot be told in between, or where a number is missing; nor that two are as good where neither is told from its
+null.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from armillary.core.comparison import HALF, Measured, difference
+from armillary.core.comparison import HALF, RATE, Measured, difference, over_seeds, p_null
 from armillary.core.report import Estimate, number
 
 Verdict = Literal["holds", "does not hold", "cannot be told"]
@@ -55,7 +56,7 @@ def _rows(claim: Claim, measured: Measured) -> Iterator[tuple[Any, ...]]:
     if not places:
         yield claim.text, claim.source, claim.study, None, None, None, "cannot be told"
     for key in places:
-        found = _difference(claim, measured[key].get(claim.ours, ()), measured[key])
+        found = None if _are_both_null(claim, measured[key]) else _difference(claim, measured[key].get(claim.ours, ()), measured[key])
         where = f"{key[0]}, {key[1]}"
         if found is None:
             yield claim.text, claim.source, where, None, None, None, "cannot be told"
@@ -81,6 +82,12 @@ def _difference(claim: Claim, ours: Sequence[Estimate], row: Any) -> tuple[float
         return None
     is_lower = any(one.better == "lower" for one in ours)
     return (-found[0] if is_lower else found[0]), found[1]
+
+
+def _are_both_null(claim: Claim, row: Mapping[str, Sequence[Estimate]]) -> bool:
+    """Whether being as good says nothing, as neither is told from its null: nothing can be found there by anyone."""
+    sides = [over_seeds(row.get(name, ())) for name in (claim.ours, claim.theirs) if name is not None]
+    return claim.sign == 0 and all(side.null is not None and not p_null(side) < RATE for side in sides)
 
 
 def _null(estimate: Estimate) -> Estimate:
