@@ -47,6 +47,7 @@ class Reporter:
         self.m, self.config, self.words = measured, config, words
 
     def report(self, settings: Config, seconds: float) -> Report:
+        """All of it, with the settings it was made with and how long it took."""
         m = self.m
         return Report(
             m.subject.label,
@@ -67,6 +68,7 @@ class Reporter:
     # ------------------------------------------------------------ estimates
 
     def estimates(self) -> dict[str, Estimate]:
+        """Means over features, the headline first."""
         found = {
             "area": self._both("area", "feature", better="higher", ceiling=1.0),
             "above_random": self._above("random"),
@@ -297,6 +299,7 @@ class Reporter:
         return {"data": data, "layout": {"title": {"text": "Concept against fluency"}, **axes}}
 
     def notes(self) -> list[str]:
+        """How the numbers were made."""
         m, how = self.m, self.m.writer.how
         by = (
             "a classifier of their passages by tokens, on documents that no baseline was made from"
@@ -317,6 +320,7 @@ class Reporter:
         return ", of regions ".join(names[kind] for kind in sorted(kinds))
 
     def warnings(self) -> list[str]:
+        """What is missing, and why."""
         m = self.m
         missing = [f"feature {one.aim.feature}: {one.aim.reason}" for one in m.features if one.aim.reason]
         without = [one.aim.feature for one in m.features if one.aim.no_null]
