@@ -91,8 +91,12 @@ class ToyLM:
         values = self._run(tokens, edits)
         return {site: values[site] for site in sites}
 
-    def logits(self, tokens: Tokens, *, edits: Sequence[Edit] = ()) -> Tensor:
+    def logits(self, tokens: Tokens, *, edits: Sequence[Edit] = (), grad: bool = False) -> Tensor:
         return self._run(tokens, edits)[RESID] @ self.unembedding
+
+    def read(self, tokens: Tokens, sites: Sequence[Site]) -> tuple[dict[Site, Tensor], Tensor]:
+        values = self._run(tokens, ())
+        return {site: values[site] for site in sites}, values[RESID] @ self.unembedding
 
     def unembed(self, direction: Tensor) -> Tensor:
         return direction.double() @ self.unembedding

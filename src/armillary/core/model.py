@@ -125,6 +125,10 @@ class Model(Protocol):
         """[B, T, V] next-token logits, aligned with `tokens.padded()`; with `grad` a loss can be differentiated down to the edits."""
         ...
 
+    def read(self, tokens: Tokens, sites: Sequence[Key]) -> tuple[dict[Key, Tensor], Tensor]:
+        """What `capture` and `logits` give without edits, from one pass."""
+        ...
+
     def generate(
         self,
         prompts: Tokens | str | Sequence[str],

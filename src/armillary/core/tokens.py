@@ -122,6 +122,14 @@ class Tokens:
         """[B] tokens per sequence."""
         return np.diff(self.starts)
 
+    @cached_property
+    def sha256(self) -> str:
+        """Equal for the same sequences with the same rows and documents, whatever object they are in."""
+        digest = hashlib.sha256()
+        for part in (self.ids, self.starts, self.document, self.is_special, self.is_row):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
+
     def padded(self) -> tuple[Ints, Bools]:
         """Ids [B, T] filled with `pad_id` on the right, and the mask [B, T] of real tokens."""
         mask = np.arange(int(self.lengths.max(initial=0)))[None, :] < self.lengths[:, None]

@@ -279,6 +279,24 @@ class LanguageModel:
             output: Tensor = self._run(hooks, checked).logits
         return output
 
+    def read(self, tokens: Tokens | Texts, sites: Sequence[Key]) -> tuple[dict[Key, Tensor], Tensor]:
+        """Values of sites, as `capture` gives them, and next-token logits, from one pass.
+
+        Args:
+            tokens: tokens, or texts to tokenize.
+            sites: sites or spellings of them; () for the logits alone.
+
+        Raises:
+            CapabilityError: an encoder, or an architecture without such a site.
+            InputError: a sequence is longer than the model's context.
+        """
+        self.require_logits()
+        checked = self._tokens(tokens)
+        canonical = {site: self.sites.canonical(Site.parse(site)) for site in sites}
+        with self.hooked(keep=list(canonical.values())) as hooks:
+            logits: Tensor = self._run(hooks, checked).logits
+        return {given: hooks.kept[site] for given, site in canonical.items()}, logits
+
     def require_logits(self) -> None:
         """Raise `CapabilityError` where there are no next-token logits."""
         if not self.has_logits:

@@ -22,7 +22,9 @@ from armillary.core.comparison import Comparison, Measured, rows_of
 from armillary.core.decomposition import Decomposition
 from armillary.core.progress import duration
 from armillary.core.provenance import versions
+from armillary.core.remembering import Remembering
 from armillary.core.report import Estimate, Report
+from armillary.core.site import Site
 from armillary.core.study import Subject
 from armillary.core.task import Task
 from armillary.errors import InputError
@@ -103,6 +105,7 @@ def compare(
         say: told each study as it begins and ends.
     """
     _refuse_namesakes(subjects)
+    subjects = reading_once(subjects)
     folder.mkdir(parents=True, exist_ok=True)
     groups, found, remarks = by_method(subjects), dict[str, Found](), list[tuple[str, str, str]]()
     for i, one in enumerate(asked, 1):
@@ -121,6 +124,17 @@ def compare(
     return Comparison(
         title, tuple(columns), rows_of(measured, list(columns)), budget, tables, notes, _uneven(budget), _told(remarks), record
     )
+
+
+def reading_once(subjects: Sequence[Subject]) -> list[Subject]:
+    """The subjects with models that remember what they read, one for all subjects of a model: studies read the same texts."""
+    sites: dict[int, set[Site]] = {}
+    for one in subjects:
+        known = [*one.what.inputs, *one.what.targets] if isinstance(one.what, Decomposition) else []
+        sites.setdefault(id(one.model), set()).update(source.site for source, _ in known if source is not None)
+    models = {id(one.model): one.model for one in subjects if one.model is not None and not isinstance(one.model, Remembering)}
+    kept = {key: Remembering(model, sorted(sites[key], key=str)) for key, model in models.items()}
+    return [replace(one, model=kept.get(id(one.model), one.model)) for one in subjects]
 
 
 def record_of(asked: Sequence[Asked], subjects: Sequence[Subject]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from armillary.app.comparing import plans
 from armillary.app.comparing.claims import Claim
 from armillary.app.comparing.files import refuse_another, save
 from armillary.app.comparing.recipes import RECIPES, Budget, Stored
-from armillary.app.comparing.run import Asked, More, compare, record_of
+from armillary.app.comparing.run import Asked, More, compare, reading_once, record_of
 from armillary.app.replications import Result, Say
 from armillary.app.subjects import model_name
 from armillary.app.tasks import load_task
@@ -28,6 +28,7 @@ from armillary.core.artifact import load as load_fit
 from armillary.core.artifact import write_atomic
 from armillary.core.config import Config
 from armillary.core.decomposition import Decomposition
+from armillary.core.model import Model
 from armillary.core.pairs import Pairs
 from armillary.core.progress import duration
 from armillary.core.report import Estimate, plain
@@ -115,7 +116,9 @@ def run(settings: Settings = Settings(), *, say: Say = lambda line: None) -> Res
     asked = plans.plan(settings.studies or tuple(plans.SHOWN), tasks, settings.budget, seed=settings.seed)
     for line in plans.lines(plans.costs(asked, subjects), plans.speed_of(subjects)):
         say(line)
-    more = {"das": More(lambda one: _das(lm, one, stored, settings), {"rank": settings.n_active, "site": str(stored.stream_site)})}
+    subjects = reading_once(subjects)
+    model = subjects[0].require_model()
+    more = {"das": More(lambda one: _das(model, one, stored, settings), {"rank": settings.n_active, "site": str(stored.stream_site)})}
     refuse_another(record_of(asked, subjects), folder)
     found = compare(asked, subjects, folder=folder / "measured", title=f"{lm.name} taken apart", claims=CLAIMS, more=more, say=say)
     pages = save(found, folder)
@@ -162,17 +165,17 @@ def _refuse_others(folder: Path, settings: Settings, stored: Stored) -> None:
     write_atomic(told, json.dumps(same, indent=1).encode())
 
 
-def _das(lm: LanguageModel, one: Asked, stored: Stored, settings: Settings) -> dict[str, Estimate]:
+def _das(model: Model, one: Asked, stored: Stored, settings: Settings) -> dict[str, Estimate]:
     """What a subspace reaches that is learnt for each variable of a task: at the position where it learnt best."""
     assert one.task is not None
     found: dict[str, Estimate] = {}
     for variable in one.task.variables:
         known = draw([pair for pair in one.task.train if pair.variable == variable], one.config.max_pairs, settings.seed)
-        pairs = {at: Pairs.of(lm, stored.stream_site, at, known) for at in one.task.positions}
+        pairs = {at: Pairs.of(model, stored.stream_site, at, known) for at in one.task.positions}
         fits = {at: DAS(rank=settings.n_active).fit(some, seed=settings.seed) for at, some in pairs.items()}
         position = min(fits, key=lambda at: fits[at].provenance["curve"][-1]["loss"])
         config = one.config.model_copy(update={"select": "all", "variables": (variable,), "positions": (position,)})
-        found |= localization.run(Subject(fits[position], model=lm, task=one.task, name="das"), config=config).estimates
+        found |= localization.run(Subject(fits[position], model=model, task=one.task, name="das"), config=config).estimates
     by_name = {name: [found.get(f"{name}: {variable}") for variable in one.task.variables] for name in MEASURES}
     means = {name: _mean([each for each in of if each is not None]) for name, of in by_name.items() if None not in of}
     return found | means

@@ -21,7 +21,7 @@ All sums are float64, ratios are ratios of totals, and units of the bootstrap ar
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from pydantic import Field
@@ -36,7 +36,7 @@ from armillary.core.site import Site
 from armillary.core.study import Need, Subject, Subjects, as_subjects
 from armillary.errors import InputError, TooFewRowsError
 from armillary.studies.quality.fidelity_report import Measured, report
-from armillary.studies.quality.loss import ABLATIONS, CLEAN, Losses, Variant, fixed, losses, resample, splice
+from armillary.studies.quality.loss import ABLATIONS, CLEAN, Ablation, Losses, Variant, fixed, losses, resample, splice
 from armillary.studies.quality.reconstruction import FitSums, TargetSums
 from armillary.studies.together import together
 from armillary.studies.units import RowUnits
@@ -128,37 +128,55 @@ def _measure_group(subjects: Sequence[Subject], config: Config) -> list[Measured
 
 
 def _costs(measured: Sequence[Measured], config: Config) -> list[Losses | str]:
-    """The losses of each subject, or why there are none. Subjects at the same site of the same model share its clean and ablated runs."""
+    """The losses of each subject, or why there are none. Subjects on the same text of the same model share its clean run, whatever their
+    sites, and those with the same target its ablated runs."""
     reasons = [_why_no_loss(one.subject, config) for one in measured]
-    keys = [(id(one.subject.model), id(one.rows), str(_site(one.subject)), id(one.target)) for one in measured]
+    keys = [() if reason else _text_key(one) for one, reason in zip(measured, reasons, strict=True)]
     found: dict[int, Losses | str] = {i: reason for i, reason in enumerate(reasons) if reason}
-    for key in dict.fromkeys(key for key, reason in zip(keys, reasons, strict=True) if not reason):
+    for key in dict.fromkeys(key for key in keys if key):
         group = [i for i, other in enumerate(keys) if other == key]
         found |= dict(zip(group, _costs_group([measured[i] for i in group], config), strict=True))
     return [found[i] for i in range(len(measured))]
 
 
+def _text_key(one: Measured) -> tuple[Hashable, ...]:
+    assert one.rows.tokens is not None
+    return id(one.subject.model), one.rows.tokens.sha256
+
+
 def _costs_group(group: Sequence[Measured], config: Config) -> list[Losses]:
     first = group[0]
-    site, tokens, target = _site(first.subject), first.rows.tokens, first.target
-    assert site is not None
+    assert first.rows.tokens is not None
+    variants: dict[str, Variant] = {}
+    for i, one in enumerate(group):
+        variants |= {f"{name} {id(one.target)}": ablation for name, ablation in _ablations(one, config.seed).items()}
+        variants[f"spliced {i}"] = splice(one.subject.fit(), _place(one))
+    model, how = first.subject.require_model(logits=True), {"batch_tokens": config.batch_tokens, "seed": config.seed}
+    whole = losses(model, first.rows.tokens, variants, first.units, n_tokens=config.n_tokens, **how)
+    return [_of_subject(whole, one, f"spliced {i}") for i, one in enumerate(group)]
+
+
+def _ablations(one: Measured, seed: int) -> dict[Ablation, Variant]:
+    tokens, target, site = one.rows.tokens, one.target, _place(one)
     assert tokens is not None
     mean = target.mean.float()
-    variants: dict[str, Variant] = {
+    return {
         "zero": fixed(site, torch.zeros_like(mean)),
         "mean": fixed(site, mean),
-        "resample": resample(site, target.sample, tokens.rows[target.sample_row], config.seed),
-        **{f"spliced {i}": splice(one.subject.fit(), site) for i, one in enumerate(group)},
+        "resample": resample(site, target.sample, tokens.rows[target.sample_row], seed),
     }
-    model = first.subject.require_model(logits=True)
-    whole = losses(model, tokens, variants, first.units, n_tokens=config.n_tokens, batch_tokens=config.batch_tokens, seed=config.seed)
-    return [_of_subject(whole, f"spliced {i}") for i in range(len(group))]
 
 
-def _of_subject(whole: Losses, spliced: str) -> Losses:
-    """The losses with one subject's splice under the name "spliced"."""
-    names: dict[str, str] = {CLEAN: CLEAN, "spliced": spliced, **{name: name for name in ABLATIONS}}
+def _of_subject(whole: Losses, one: Measured, spliced: str) -> Losses:
+    """The losses with one subject's splice and ablations under their plain names."""
+    names: dict[str, str] = {CLEAN: CLEAN, "spliced": spliced, **{name: f"{name} {id(one.target)}" for name in ABLATIONS}}
     return Losses(whole.n, {to: whole.ce[of] for to, of in names.items()}, {to: whole.kl[of] for to, of in names.items()})
+
+
+def _place(one: Measured) -> Site:
+    site = _site(one.subject)
+    assert site is not None  # see `_why_no_loss`
+    return site
 
 
 def _site(subject: Subject) -> Site | None:
