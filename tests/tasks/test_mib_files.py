@@ -115,6 +115,84 @@ def test_ravel(parquet: bool, tmp_path: Path) -> None:
     assert {pair.kind for pair in task.train} == {"cause", *(f"isolate:{name}" for name in ASKS)}
 
 
+def test_any_counterfactual_is_a_source_and_labels_may_be_numbers(tmp_path: Path) -> None:
+    """The form of the published data: the labels of `symbol_counterfactual` are numbers."""
+    row = lettered(0)
+    kept = {name: value for name, value in row.items() if not name.endswith("_counterfactual")}
+    numbered = question("thing0", kept["choices"]["text"], ["1", "2", "3", "4"], 0)
+    numbered["choices"] = {"label": [1, 2, 3, 4], "text": kept["choices"]["text"]}
+    task = mib_files.load(write(tmp_path, train=[kept | {"symbol_counterfactual": numbered}], test=[row]))
+    pointer, answer = task.train
+    assert (pointer.variable, pointer.kind, pointer.source.answer, pointer.expected) == ("answer_pointer", "symbol", " 1", " A")
+    assert (answer.variable, answer.expected) == ("answer", " 1")
+
+
+def sentence(first: str, second: str, again: str) -> dict[str, Any]:
+    names = [first, second]
+    right = 1 if again == first else 0
+    return {"prompt": f"At Marylebone {first} met {second}; {again} gave a ring to", "choices": names[::-1], "answerKey": 1 - right}
+
+
+def names_row() -> dict[str, Any]:
+    return {
+        **sentence("Mary", "Zoë", "Mary"),
+        "template": "At Marylebone {name_A} met {name_B}; {name_C} gave a {object} to",
+        "metadata": {"indirect_object": "Zoë", "subject": "Mary"},
+        "s2_io_flip_counterfactual": sentence("Mary", "Zoë", "Zoë"),
+        "random_names_counterfactual": sentence("Ann", "Bob", "Ann"),
+        "abc_counterfactual": {"prompt": "At Marylebone Ann met Bob; Carl gave a ring to", "choices": ["Ann", "Bob"], "answerKey": 0},
+    }
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+def test_indirect_objects(parquet: bool, tmp_path: Path) -> None:
+    task = mib_files.load(write(tmp_path, parquet=parquet, train=[names_row()], test=[names_row()]))
+    assert task.positions == ("subject", "subject_again", "subject_again+1", "indirect_object", "last") and "indirect objects" in task.note
+    expected = {(pair.kind, pair.variable): pair.expected for pair in task.train}
+    assert expected == {
+        ("s2_io_flip", "io_position"): " Mary", ("s2_io_flip", "io_token"): " Mary",
+        ("random_names", "io_position"): " Zoë", ("random_names", "io_token"): " Bob",
+    }  # fmt: skip
+    base = task.train[0].base
+    data = base.text.encode()
+    assert base.answer == " Zoë" and base.groups["names"] == "Mary, Zoë"
+    spans = {name: (data[low:high].decode(), low) for name, (low, high) in base.spans.items()}
+    assert spans == {"subject": ("Mary", 14), "subject_again": ("Mary", 29), "indirect_object": ("Zoë", 23)}
+
+
+def added(a: int, b: int, **more: Any) -> dict[str, Any]:
+    return {"prompt": f"1 plus 2 is 3. {a} plus {b} is", "operand1": a, "operand2": b, "label": str(a + b), **more}
+
+
+def test_sums_carry_what_the_source_carries(tmp_path: Path) -> None:
+    counted = added(40, 2) | {"label": 42}
+    row = added(17, 25, operator="+", template="", ones_carry_counterfactual=counted, random_counterfactual=added(8, 9))
+    task = mib_files.load(write(tmp_path, train=[row], test=[row]))
+    assert task.variables == ("ones_carry",) and task.positions == ("operand1", "operand2", "last")
+    assert {pair.kind: pair.expected for pair in task.train} == {"ones_carry": " 32", "random": " 42"}
+    base = task.train[0].base
+    assert base.answer == " 42" and [base.text[slice(*base.spans[name])] for name in ("operand1", "operand2")] == ["17", "25"]
+    small = mib_files.load(write(tmp_path, train=[added(1, 2, x_counterfactual=counted)], test=[row])).train[0].base
+    assert small.spans["operand1"] == (15, 16), "the last of two places: before it stand examples"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (added(1, 2, label="4"), "line 1: only right sums are read, got 1 [+] 2 = 4"),
+        (added(1, 2, operator="-"), "line 1: only right sums are read, got 1 - 2 = 3"),
+        (added(1, 2, operand1="1"), "field operand1: should be a valid integer, got '1'"),
+        (added(1, 2, prompt="2 and 1"), "field prompt: 1 and then 2 must stand in it"),
+        (names_row() | {"answerKey": 2}, "line 1, field answerKey: there is no choice 2; there are 2, from 0"),
+        (names_row() | {"answerKey": 1}, "none of 1 train rows gives a pair"),
+        (added(1, 2), "none of 1 train rows gives a pair"),
+    ],
+)
+def test_malformed_names_and_sums(row: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        mib_files.load(write(tmp_path, train=[row], test=[names_row()]))
+
+
 def test_entities_are_where_the_template_has_them(tmp_path: Path) -> None:
     rows = facts()
     rows[0] |= {"template": "%s is near Paris, they say", "prompt": "Paris is near Paris, they say"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,6 +122,11 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for row in batch.to_pylist():
             number += 1
             yield f"'{path}', row {number}", row
+
+
+def counterfactuals(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of one of MIB's rows that hold a source, in their order."""
+    return {name: value for name, value in row.items() if name.endswith("_counterfactual") and value is not None}
 
 
 class Strict(BaseModel):
