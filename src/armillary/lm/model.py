@@ -22,14 +22,15 @@ from armillary.core.model import Edit, Key, Texts
 from armillary.core.rows import Rows
 from armillary.core.site import Site, Source
 from armillary.core.tokens import Tokens
-from armillary.errors import CapabilityError, InputError, ShapeError
+from armillary.errors import CapabilityError, ShapeError
 from armillary.lm.fast import Fast
 from armillary.lm.hooks import Frame, Pass
 from armillary.lm.loading import Request, load, refuse_encoder_decoder
-from armillary.lm.sites import SiteMap, norm_behind, path_of, projection
+from armillary.lm.readout import IN_STREAM, readout
+from armillary.lm.sites import SiteMap, path_of
 from armillary.lm.tail import Tail
-from armillary.lm.tokenizing import as_documents, spellings, tokenize
-from armillary.lm.weights import frozen, gain, weights_hash
+from armillary.lm.tokenizing import as_documents, refuse_unreadable, spellings, tokenize
+from armillary.lm.weights import frozen, weights_hash
 
 if TYPE_CHECKING:
     from armillary.core.model import Generation
@@ -221,21 +222,7 @@ class LanguageModel:
     def _tokens(self, given: Tokens | Texts) -> Tokens:
         """Tokens that the model can read."""
         tokens = given if isinstance(given, Tokens) else self.tokenize(given)
-        if tokens.n_sequences == 0 or int(tokens.lengths.min()) == 0:
-            raise InputError(f"{tokens!r} has no sequence, or an empty one; give every text at least one token")
-        longest = int(tokens.lengths.max(initial=0))
-        if self.context is not None and longest > self.context:
-            raise InputError(
-                f"sequence {int(tokens.lengths.argmax())} has {longest} tokens, {self.name} reads at most {self.context}; "
-                "nothing is cut off unasked: split the text (harvest does) or shorten it"
-            )
-        if int(tokens.ids.min()) < 0:
-            raise InputError(f"token id {tokens.ids.min()} is negative; ids begin at 0")
-        largest, table = int(tokens.ids.max(initial=0)), self._embedding
-        if table is not None and largest >= len(table.weight):
-            raise InputError(
-                f"token id {largest} is outside the {len(table.weight)} ids of {self.name}; tokenize the text with this model's tokenizer"
-            )
+        refuse_unreadable(tokens, self.name, self.context, None if self._embedding is None else len(self._embedding.weight))
         return tokens
 
     # ------------------------------------------------------------ reading
@@ -415,17 +402,9 @@ class LanguageModel:
             CapabilityError: another kind of site, or a model without a single such projection.
         """
         where = self.sites.canonical(Site.parse(site))
-        if where.kind in ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"):
+        if where.kind in IN_STREAM:
             return torch.eye(self.d_model, device=self.device, dtype=self.dtype)
-        module = projection(self.sites.block(int(where.layer or 0)), where.kind) if where.kind in ("attn_z", "mlp_act") else None
-        if module is None:
-            raise CapabilityError(f"site '{where}' has no single linear map into the residual stream; mlp_act and attn_z have")
-        weight: Any = module.weight
-        matrix: Tensor = weight if type(module).__name__ == "Conv1D" else weight.T  # Conv1D keeps [D_in, D_out]
-        matrix = matrix.detach()
-        norm = norm_behind(self.sites.block(int(where.layer or 0)), where.kind)
-        matrix = matrix if norm is None else matrix * gain(norm, matrix)
-        return matrix if where.head is None else matrix[self.sites.head_columns(where, len(matrix))]
+        return readout(self.sites, where)
 
     # ------------------------------------------------------------ relatives
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from armillary.core.model import Texts
 from armillary.core.tokens import Document, Ints, Tokens
-from armillary.errors import CapabilityError, TextError
+from armillary.errors import CapabilityError, InputError, TextError
 
 
 def as_documents(texts: Texts) -> list[Document]:
@@ -59,6 +59,30 @@ def tokenize(tokenizer: Any, documents: Sequence[Document], pad_id: int) -> Toke
         for document, offsets, is_special, one in zip(documents, found["offset_mapping"], special, ids, strict=True)
     ]
     return _laid_out(documents, ids, special, spans, pad_id)
+
+
+def refuse_unreadable(tokens: Tokens, name: str, context: int | None, n_ids: int | None) -> None:
+    """Raise `InputError` for tokens that a model cannot read.
+
+    Args:
+        tokens: them.
+        name: of the model.
+        context: positions it reads at most; None where that is not known.
+        n_ids: ids it has embeddings for; None where that is not known.
+    """
+    if tokens.n_sequences == 0 or int(tokens.lengths.min()) == 0:
+        raise InputError(f"{tokens!r} has no sequence, or an empty one; give every text at least one token")
+    longest = int(tokens.lengths.max(initial=0))
+    if context is not None and longest > context:
+        raise InputError(
+            f"sequence {int(tokens.lengths.argmax())} has {longest} tokens, {name} reads at most {context}; "
+            "nothing is cut off unasked: split the text (harvest does) or shorten it"
+        )
+    if int(tokens.ids.min()) < 0:
+        raise InputError(f"token id {tokens.ids.min()} is negative; ids begin at 0")
+    largest = int(tokens.ids.max(initial=0))
+    if n_ids is not None and largest >= n_ids:
+        raise InputError(f"token id {largest} is outside the {n_ids} ids of {name}; tokenize the text with this model's tokenizer")
 
 
 def _laid_out(documents: Sequence[Document], ids: list[Ints], special: list[NDArray[np.bool_]], spans: list[Ints], pad_id: int) -> Tokens:
