@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import armillary as arm
+from armillary.app.comparing.run import Asked
+from armillary.app.replications import comparison
 from armillary.core import artifact
 from armillary.core.prompted import answered
 from armillary.core.task import Pair, Prompt, Task
 from armillary.errors import InputError
+from armillary.studies.causal.localization import Config
 from armillary.tasks import files
+from planted_lm import STREAM, planted_lm
 
 Run = Any
 WORDS = ("ships", "slowly", "under", "moon", "sailed", "fox", "watched")
@@ -74,3 +79,15 @@ def test_what_is_missing_of_a_task_is_said_in_a_line(run: Run, sae: Path, acts: 
     nowhere = run("fit", "das", acts, "--site", "resid_post.1", "--task", task, "--position", "second", "--out", tmp_path / "das")
     assert nowhere.code == 2 and "has no span 'second'" in nowhere.err
     assert not (tmp_path / "das").exists()
+
+
+def test_a_comparison_s_das_has_the_estimates_of_any_other_method() -> None:
+    """One fit for each variable, where pairs held back say; the mean over variables is over the entities they share."""
+    planted = planted_lm()
+    asked = Asked("localization", Config(max_pairs=60, n_random=1, n_bootstrap=100), task=planted.task)
+    found = comparison._das(planted.lm, asked, SimpleNamespace(stream_site=STREAM), comparison.Settings(n_active=2))  # type: ignore[arg-type]
+    kinds = ("disentangle", "cause", "isolate", "iia", "kept")
+    assert set(found) >= {f"{kind}{of}" for kind in kinds for of in ("", ": colour", ": shape")}
+    mean, units = found["iia"], found["iia"].units
+    assert mean.value == pytest.approx((found["iia: colour"].value + found["iia: shape"].value) / 2)  # type: ignore[operator]
+    assert units is not None and units.kind == "base entity" and units.value == pytest.approx(mean.value)

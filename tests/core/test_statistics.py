@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from armillary.core import statistics
 from armillary.core.statistics import (
     Units,
     benjamini_hochberg,
+    crossed_units,
     matched_directions,
     matched_draws,
     mean_interval,
@@ -96,6 +99,85 @@ def test_documents_without_any_denominator_do_not_spoil_the_interval() -> None:
 def test_units_of_unequal_lengths_are_refused() -> None:
     with pytest.raises(ShapeError, match="3 unit ids for 2 numerators"):
         Units("document", np.arange(3), np.ones(2), np.ones(3))
+
+
+# ---------------------------------------------------------------- two units each
+
+
+def crossed(rng: np.random.Generator, *, n: int = 40, per: int = 8, base: float = 0.0, source: float = 0.0, same: bool = False) -> Any:
+    """(values [P], first, second) of things whose mean is 0: n bases with some sources each, of their own or the same population."""
+    first = np.repeat(np.arange(n), per)
+    second = (first + rng.integers(1, n, len(first))) % n
+    values = base * rng.normal(size=n)[first] + source * rng.normal(size=n)[second] + rng.normal(size=len(first))
+    return values, first, second if same else second + n
+
+
+def units_of(values: Any, first: Any, second: Any) -> Units:
+    return crossed_units("entity", values.mean(), (values - values.mean()) / len(values), first, second)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_units_of_crossed_things_have_the_two_way_variance(same: bool) -> None:
+    values, first, second = crossed(np.random.default_rng(0), base=0.5, source=1.0, same=same)
+    part = (values - values.mean()) / len(values)
+    units = units_of(values, first, second)
+    sides = [(a[:, None] == b[None]) for a in (first, second) for b in (first, second)]
+    by_hand = part @ (sides[0] | sides[1] | sides[2] | sides[3]) @ part
+    of_first = np.bincount(first, part)
+    assert by_hand > of_first @ of_first
+    assert np.square(units.numerator - units.value).sum() / len(units) ** 2 == pytest.approx(by_hand)
+    assert units.value == pytest.approx(values.mean())
+
+
+@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize(("base", "source"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.7, 0.7)])
+def test_intervals_cover_whichever_side_varies(base: float, source: float, same: bool) -> None:
+    rng, seen, of_base = np.random.default_rng(2), [], []
+    for i in range(300):
+        values, first, second = crossed(rng, base=base, source=source, same=same)
+        one_way = Units("base", np.arange(40), np.bincount(first, values), np.bincount(first).astype(float))
+        intervals = [ratio_interval(units, n_samples=400, seed=i) for units in (units_of(values, first, second), one_way)]
+        seen.append(intervals[0][0] <= 0 <= intervals[0][1])
+        of_base.append(intervals[1][0] <= 0 <= intervals[1][1])
+    assert 0.9 <= np.mean(seen) <= 0.98
+    if source == 1:
+        assert np.mean(of_base) < 0.8, "units of bases alone know nothing of sources"
+
+
+def test_differences_over_crossed_units_leave_out_what_both_share() -> None:
+    rng, seen = np.random.default_rng(4), []
+    for i in range(200):
+        values, first, second = crossed(rng, base=3.0, source=3.0)
+        theirs = values + 0.5 * rng.normal(size=80)[second]
+        value, low, high = paired_difference(units_of(theirs, first, second), units_of(values, first, second), n_samples=400, seed=i)
+        assert value == pytest.approx(theirs.mean() - values.mean()) and high - low < 0.6
+        seen.append(low <= 0 <= high)
+    assert 0.9 <= np.mean(seen) <= 0.99
+
+
+def test_things_of_one_unit_are_that_unit_s() -> None:
+    values, first, _ = crossed(np.random.default_rng(0), base=1.0)
+    units, plain = units_of(values, first, first), np.bincount(first, values) / 8
+    np.testing.assert_allclose(units.numerator, plain)
+
+
+def test_pairs_of_units_that_meet_once_are_as_good_as_independent() -> None:
+    values = np.random.default_rng(0).normal(size=50)
+    units = units_of(values, np.arange(50), np.arange(50) + 50)
+    assert np.square(units.numerator - units.value).sum() / len(units) ** 2 == pytest.approx(values.var() / 50)
+
+
+def test_the_units_mean_is_the_estimate_though_some_things_have_one_unit_twice() -> None:
+    values, first, second = crossed(np.random.default_rng(0), base=1.0, same=True)
+    second = np.where(np.arange(len(first)) % 3 == 0, first, second)
+    units = units_of(values + 5.0 * (first == second), first, second)
+    assert units.value == pytest.approx(np.mean(values + 5.0 * (first == second)))
+
+
+@pytest.mark.parametrize("value", [1.0, 0.0])
+def test_crossed_things_that_do_not_differ_have_a_point_interval(value: float) -> None:
+    units = crossed_units("entity", value, np.zeros(6), np.arange(6), np.arange(6) + 1)
+    assert ratio_interval(units) == (value, value) and len(units) == 6
 
 
 # ---------------------------------------------------------------- differences

@@ -15,8 +15,9 @@ from armillary.core.run import drive
 from armillary.core.tokens import Document, Tokens
 from armillary.errors import InputError
 from armillary.inspect.activity import Active, Activity, Example, chunks, examples, marked
+from armillary.inspect.answers import parse_label, parse_yes_no
 from armillary.inspect.evidence import Shape, Source
-from armillary.inspect.labels import counts_from, label, parse_label, parse_yes_no, prompt
+from armillary.inspect.labels import counts_from, label, prompt
 from support import tiny_lm
 from toys import RESID, SideBySide, ToyLM, identity_fit, random_sae, toy_rows, toy_texts
 from worded import BEASTS, CITIES, COLOURS, FILLER, Perfect, Saying, sentences, word_fit, worded
@@ -100,6 +101,15 @@ def test_a_character_of_several_tokens_stays_whole() -> None:
     assert one.text == text and "�" not in one.marked() and len(one.tokens) > len(text)
 
 
+def test_pieces_of_characters_are_told_apart_in_a_summary() -> None:
+    """Shown as they decode, all of them are the same mark of replacement."""
+    tokens = pieces((*(b"\xe6\x95", b"\xb0") * 3, b" \xe2", b"\x82\xac", *(b"a",) * 12))
+    rows = TensorRows(torch.eye(2, dtype=torch.float64)[[0, 1] * 3 + [0, 1] + [1] * 12], tokens=tokens)
+    (found,) = label(identity_fit(rows), rows, [0], densest=1.0).values()
+    assert found.text is not None and found.text.startswith("tokens: \\xe6\\x95, \\xe2")
+    assert [token.text for token in found.evidence.tokens] == ["\\xe6\\x95", " \\xe2"] and "�" not in found.text
+
+
 def test_marks() -> None:
     one = Example(("The", " cat", " sat", " on", "\n", "it"), (0.0, 1.0, 0.5, 0.29, 0.0, 0.3), np.arange(6))
     assert one.marked() == "The <<cat sat>> on\n<<it>>"
@@ -141,7 +151,7 @@ def pieces(parts: Sequence[bytes]) -> Tokens:
     """A document whose tokens are these bytes."""
     n, ends = len(parts), np.cumsum([len(part) for part in parts])
     return Tokens(
-        ids=np.arange(n), starts=np.array([0, n]), document=np.zeros(n, np.int64), position=np.arange(n),
+        ids=np.array([parts.index(part) for part in parts]), starts=np.array([0, n]), document=np.zeros(n, np.int64), position=np.arange(n),
         span=np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1), is_special=np.zeros(n, bool), is_row=np.ones(n, bool),
         documents=[Document(b"".join(parts).decode())],
     )  # fmt: skip

@@ -6,6 +6,7 @@ Letters: P pairs, B different runs (a base prompt with what is expected after it
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from armillary.core.model import Model
-from armillary.core.prompted import BATCH_TOKENS, Prompted, activations_at, answered
+from armillary.core.prompted import BATCH_TOKENS, Prompted, activations_at, answered, kept_apart
 from armillary.core.rows import Rows, TensorRows, width
 from armillary.core.site import Site, Source
 from armillary.core.statistics import Floats
@@ -38,6 +39,7 @@ class Pairs:
         position: at which token; see `core.task.Task`.
         pairs: P of them.
         rows: [P, D] activation of each pair's source.
+        n_left_out: how many more there were, whose prompts the tokenizer does not keep apart from their answers.
     """
 
     model: Model = field(repr=False)
@@ -45,6 +47,7 @@ class Pairs:
     position: str
     pairs: tuple[Pair, ...] = field(repr=False)
     rows: Rows = field(repr=False)
+    n_left_out: int = 0
 
     def __post_init__(self) -> None:
         if self.rows.n_rows != len(self.pairs):
@@ -67,6 +70,8 @@ class Pairs:
     ) -> Pairs:
         """Pairs of a task, such as `task.train`; each source is run once.
 
+        Pairs whose prompts the tokenizer does not keep apart from their answers are left out and counted.
+
         Args:
             model: a causal language model.
             site: what is exchanged.
@@ -79,19 +84,23 @@ class Pairs:
             batch_tokens: tokens per forward pass; speed and memory only.
 
         Raises:
-            InputError: no pair is left, of pairs about entities none of the causes or of the isolations, or a prompt does not fit the
-                model's context.
+            InputError: no pair is left, of pairs about entities none of the causes or of the isolations, a prompt does not fit the
+                model's context, or one is to be answered with nothing.
             CapabilityError: the model has no logits.
         """
         place = Site.parse(site)
         chosen = [pair for pair in pairs if variable in (None, pair.variable) and (not kinds or _is_of(pair.kind, kinds))]
         if not chosen:
             raise InputError(f"none of {len(pairs)} pairs is of variable {variable!r} and kinds {list(kinds)}; there are {_kinds(pairs)}")
-        if only_right:
-            chosen = _answered_pairs(model, chosen, batch_tokens)
-        prompts, index = distinct([pair.source for pair in chosen], prompt_key)
+        apart = list(itertools.compress(chosen, can_read(model, chosen)))
+        kept = _answered_pairs(model, apart, batch_tokens) if only_right else apart
+        if lost := lost_groups([pair.kind for pair in chosen], [pair.kind for pair in kept]):
+            told = f"none of {sum(_is_of(pair.kind, lost) for pair in chosen)} {lost[0]!r} pairs"
+            raise InputError(f"{model.name!r} answers both prompts of {told}; choose a task it can do, or other kinds")
+        prompts, index = distinct([pair.source for pair in kept], prompt_key)
         x = activations_at(model, prompts, [(place, position)], batch_tokens=batch_tokens)[place, position][index]
-        return Pairs(model, place, position, tuple(chosen), TensorRows(x, source=Source(model.name, model.revision, place)))
+        rows = TensorRows(x, source=Source(model.name, model.revision, place))
+        return Pairs(model, place, position, tuple(kept), rows, len(chosen) - len(apart))
 
     # ------------------------------------------------------------ what is run
 
@@ -126,7 +135,8 @@ class Pairs:
         """Where a fit to them belongs: variables, position, site and model."""
         variables = list(dict.fromkeys(pair.variable for pair in self.pairs))
         at = {"position": self.position, "site": str(self.site), "model": self.model.name, "revision": self.model.revision}
-        return {"variables": variables, **at, "n_pairs": len(self), "width": width(self.rows.layout)}
+        counts = {"n_pairs": len(self), "n_left_out": self.n_left_out}
+        return {"variables": variables, **at, **counts, "width": width(self.rows.layout)}
 
 
 # ---------------------------------------------------------------- pairs in general
@@ -145,15 +155,28 @@ def can_do(model: Model, pairs: Sequence[Pair], *, batch_tokens: int = BATCH_TOK
     return np.asarray(right[index].reshape(-1, 2).all(1), bool)
 
 
+def can_read(model: Model, pairs: Sequence[Pair]) -> Bools:
+    """[P] whether the tokenizer keeps both prompts of a pair apart from their answers, and the base from what is expected of it.
+
+    Raises:
+        InputError: there are pairs, and it does so with none of them.
+    """
+    said = [one for p in pairs for one in ((p.base, p.base.answer), (p.source, p.source.answer), (p.base, p.expected))]
+    asked, index = distinct(said, lambda one: (one[0].text, one[1]))
+    is_apart = kept_apart(model, [prompt for prompt, _ in asked], [answer for _, answer in asked])[index].reshape(-1, 3).all(1)
+    if len(pairs) and not is_apart.any():
+        raise InputError(
+            f"the tokenizer of {model.name!r} does not keep prompt and answer apart in any of {len(pairs)} pairs, such as that of "
+            f"{pairs[0].base.text!r} and {pairs[0].expected!r}; put the space at the answer's beginning"
+        )
+    return np.asarray(is_apart, bool)
+
+
 def _answered_pairs(model: Model, pairs: Sequence[Pair], batch_tokens: int) -> list[Pair]:
-    """The pairs the model can do, if these still ask for what all of them ask."""
-    right = can_do(model, pairs, batch_tokens=batch_tokens)
-    kept = [pair for pair, is_right in zip(pairs, right, strict=True) if is_right]
+    """The pairs the model can do."""
+    kept = list(itertools.compress(pairs, can_do(model, pairs, batch_tokens=batch_tokens)))
     if not kept:
         raise InputError(f"{model.name!r} answers both prompts of none of {len(pairs)} pairs; choose a task it can do")
-    if lost := lost_groups([pair.kind for pair in pairs], [pair.kind for pair in kept]):
-        n = sum(_is_of(pair.kind, lost) for pair in pairs)
-        raise InputError(f"{model.name!r} answers both prompts of none of {n} {lost[0]!r} pairs; choose a task it can do, or other kinds")
     return kept
 
 

@@ -90,7 +90,7 @@ class Prompted:
 
 def _ends(alone: Tokens, tokens: Tokens, i: int, answer: str) -> tuple[int, int]:
     """Where answer i begins in its sequence, and the token after it; special tokens at the end are no part of it."""
-    ids, whole = _plain(alone, i), _plain(tokens, i)
+    ids, whole = plain(alone, i), plain(tokens, i)
     text = alone.documents[i].text if i < len(alone.documents) else ""
     if not answer.strip():
         raise InputError(f"the answer {answer!r} to {text!r} has no token; give every prompt an answer")
@@ -99,11 +99,22 @@ def _ends(alone: Tokens, tokens: Tokens, i: int, answer: str) -> tuple[int, int]
     return len(ids), len(whole)
 
 
-def _plain(tokens: Tokens, i: int) -> Ints:
-    """Ids of a sequence without the special tokens at its end."""
+def plain(tokens: Tokens, i: int) -> Ints:
+    """Ids of sequence `i` without the special tokens at its end."""
     low, high = int(tokens.starts[i]), int(tokens.starts[i + 1])
     last = np.flatnonzero(~tokens.is_special[low:high])
     return tokens.ids[low : low + int(last[-1]) + 1] if len(last) else tokens.ids[low:low]
+
+
+def kept_apart(model: Model, prompts: Sequence[Prompt], answers: Sequence[str]) -> Bools:
+    """[B] whether each answer leaves its prompt's tokens as they are and adds some, as `Prompted.of` needs; an empty one asks nothing."""
+    alone = model.tokenize([prompt.text for prompt in prompts])
+    tokens = model.tokenize([prompt.text + answer for prompt, answer in zip(prompts, answers, strict=True)])
+    return np.array([not answer.strip() or _goes_on(plain(alone, i), plain(tokens, i)) for i, answer in enumerate(answers)], bool)
+
+
+def _goes_on(ids: Ints, whole: Ints) -> bool:
+    return len(whole) > len(ids) and np.array_equal(whole[: len(ids)], ids)
 
 
 def beginnings(model: Model, texts: Sequence[str]) -> Tokens:

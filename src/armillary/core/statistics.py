@@ -136,6 +136,56 @@ def wilson_interval(successes: int, n: int) -> Interval:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def crossed_units(kind: str, value: float, deviation: Floats, first: Ints, second: Ints) -> Units:
+    """Units of an estimate from things that belong to two units each, both drawn: an interchange to its base and to its source.
+
+    A unit for every `first`. Its deviation is that of all its things, in either place; deviations of what is `second` alone are added to
+    these units in turn, as independent ones may be. All are scaled so that the variance of the units' mean is the two-way cluster-robust
+    one, where two things that share any unit count together (Cameron, Gelbach & Miller 2011, "Robust inference with multiway clustering";
+    where both are of one population, Aronow, Samii & Assenova 2015, "Cluster-robust variance estimation for dyadic data"), or that over
+    `first` alone where this is larger. So what resamples or pairs these units knows of both drawings.
+
+    Args:
+        kind: of the units.
+        value: the estimate.
+        deviation: [P] what each thing adds to the estimate's distance from the truth: its weight times (value - estimate), 0 in all.
+        first, second: [P] its units; the same number is the same unit in either place.
+
+    Returns:
+        one value per `first`; their mean is the estimate.
+    """
+    ids, unit = np.unique(first, return_inverse=True)
+    is_apart, is_alone = first != second, ~np.isin(second, ids)
+    in_turn = np.unique(second, return_inverse=True)[1] % max(1, len(ids))
+    host = np.where(is_alone, in_turn, np.searchsorted(ids, second))
+    of_first = _sums(unit, deviation, len(ids))
+    of_unit = of_first + _sums(host[is_apart], deviation[is_apart], len(ids))
+    of_unit -= of_unit.sum() / max(1, len(ids))  # not 0 where some things have one unit twice
+    variance, drawn = max(_two_way(deviation, first, second), _squares(of_first)), _squares(of_unit)
+    scale = math.sqrt(variance / drawn) if drawn else 0.0
+    return Units.of_values(kind, value + len(ids) * scale * of_unit, ids)
+
+
+def _two_way(deviation: Floats, first: Ints, second: Ints) -> float:
+    """Sum of products of the deviations of all ordered pairs of things that share a unit."""
+    ids, index = np.unique(np.concatenate([first, second]), return_inverse=True)
+    one, other = index.reshape(2, -1)
+    is_apart = one != other
+    part, two = deviation[is_apart], np.stack([one, other])[:, is_apart]
+    of_unit = _sums(one, deviation, len(ids)) + _sums(two[1], part, len(ids))
+    of_both = _sums(np.unique(two.min(0) * len(ids) + two.max(0), return_inverse=True)[1], part, 0)
+    return _squares(of_unit) - _squares(of_both)
+
+
+def _sums(index: Ints, values: Floats, n: int) -> Floats:
+    """[n or more] sums of the values with each index."""
+    return np.bincount(index, values, n).astype(np.float64)
+
+
+def _squares(values: Floats) -> float:
+    return float(values @ values)
+
+
 def _resample(table: Floats, n_samples: int, seed: int) -> Floats:
     """[S, c] column totals of U rows drawn with replacement from table [U, c], S times."""
     rng = np.random.default_rng(seed)

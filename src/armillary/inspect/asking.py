@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, Protocol, TypeVar, final, runtime_checkable
 
 from armillary.core.progress import progress
 from armillary.errors import InputError
 from armillary.inspect.judge_cache import JudgeCache, Value, key_of
+
+A = TypeVar("A")
 
 #: Digits of log odds that are kept: what lies behind them depends on how prompts were batched.
 DIGITS = 4
@@ -21,8 +24,16 @@ TEXT = "text"
 KEY_VARIABLE = "ARMILLARY_JUDGE_KEY"
 
 
+class Asked(Protocol):
+    """Who answers in words."""
+
+    def ask(self, prompts: Sequence[str]) -> list[str | None]:
+        """A text per prompt; None where there is no answer."""
+        ...
+
+
 @runtime_checkable
-class Judge(Protocol):
+class Judge(Asked, Protocol):
     """Who is asked."""
 
     @property
@@ -30,13 +41,34 @@ class Judge(Protocol):
         """How reports call it."""
         ...
 
-    def ask(self, prompts: Sequence[str]) -> list[str | None]:
-        """A text per prompt; None where there is no answer."""
-        ...
-
     def log_odds(self, prompts: Sequence[str], yes: str, no: str) -> list[float | None]:
         """log p(yes) - log p(no) as the answer to each prompt, nats; None where it failed, and for a judge that tells no probabilities."""
         ...
+
+
+def in_words(judge: Asked, prompts: Sequence[str]) -> list[str | None]:
+    """The answer to each prompt.
+
+    Raises:
+        InputError: the judge gave more or fewer answers than it was asked for.
+    """
+    return [None if one is None else str(one) for one in _one_each(judge.ask(prompts), prompts)]
+
+
+def by_odds(judge: Judge, prompts: Sequence[str], yes: str, no: str) -> list[float | None]:
+    """log p(yes) - log p(no) of each prompt, nats; what is not a number is None.
+
+    Raises:
+        InputError: the judge gave more or fewer answers than it was asked for.
+    """
+    found = _one_each(judge.log_odds(prompts, yes, no), prompts)
+    return [None if one is None or math.isnan(one) else float(one) for one in found]
+
+
+def _one_each(answers: list[A], prompts: Sequence[str]) -> list[A]:
+    if len(answers) != len(prompts):
+        raise InputError(f"the judge gave {len(answers)} answers to {len(prompts)} questions; it owes one each, None where it failed")
+    return answers
 
 
 @dataclass(frozen=True)

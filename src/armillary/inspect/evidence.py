@@ -60,7 +60,7 @@ class Preferred:
     """A token that a feature is active on, or next to, more often than tokens are.
 
     Args:
-        text: the whole token.
+        text: the whole token; a byte of a character that it does not hold whole is written out, as \\xe2.
         id: its number.
         share: of the rows the feature is active on.
         lift: this share over the token's share of all rows.
@@ -214,4 +214,10 @@ def _preferred(source: Source, token: Ints, step: int) -> list[Preferred]:
     overall = np.array([source.counts.get(int(i), 1) for i in ids]) / max(source.n_rows, 1)
     telling: Floats = share * np.log(share / overall) if len(ids) else np.zeros(0)
     order = [i for i in np.lexsort((ids, -telling)) if telling[i] > 0]
-    return [Preferred(tokens.text(int(near[first[i]])), int(ids[i]), float(share[i]), float(share[i] / overall[i])) for i in order]
+    return [Preferred(_written(tokens, int(near[first[i]])), int(ids[i]), float(share[i]), float(share[i] / overall[i])) for i in order]
+
+
+def _written(tokens: Tokens, token: int) -> str:
+    """A token's text, in which different pieces of characters stay different."""
+    low, high = tokens.span[token]
+    return tokens.documents[int(tokens.document[token])].data[low:high].decode(errors="backslashreplace")

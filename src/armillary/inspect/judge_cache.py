@@ -39,7 +39,7 @@ class JudgeCache:
         path: a .jsonl file; it is made when the first answer is kept.
 
     Raises:
-        CorruptFileError: a line other than the last cannot be read.
+        CorruptFileError: a line is JSON, but no answer, or the file is none of answers.
         InputError: the path is a folder.
     """
 
@@ -87,7 +87,7 @@ def records(path: Path) -> Iterator[Mapping[str, Any]]:
     if not path.is_file():
         return
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line ends, as it may in JSON
     except UnicodeDecodeError:
         raise CorruptFileError(f"'{path}' is no file of a judge's answers: it is not UTF-8 text") from None
     unread = 0
@@ -99,8 +99,9 @@ def records(path: Path) -> Iterator[Mapping[str, Any]]:
             continue
         if found is not None:
             yield _checked(found, path, number)
-    if unread > 1 and unread == len(lines):
-        raise CorruptFileError(f"'{path}' is no file of a judge's answers: none of its {len(lines)} lines is JSON")
+    n_lines = sum(bool(line.strip()) for line in lines)
+    if unread > 1 and unread == n_lines:
+        raise CorruptFileError(f"'{path}' is no file of a judge's answers: none of its {n_lines} lines is JSON")
 
 
 def _checked(found: Any, path: Path, number: int) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ Letters: B prompts, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,9 +22,11 @@ import torch
 from torch import Tensor
 
 from armillary.core.model import Model
-from armillary.core.tokens import Tokens
+from armillary.core.prompted import plain
 from armillary.errors import CapabilityError, InputError
+from armillary.inspect.answers import spoken
 from armillary.inspect.asking import DIGITS, KEY_VARIABLE, Asking, Failed, odds_question
+from armillary.inspect.chat import Turn
 from armillary.inspect.judge_cache import Value, records, sha256
 
 # ---------------------------------------------------------------- a model here
@@ -31,18 +34,21 @@ from armillary.inspect.judge_cache import Value, records, sha256
 
 @final
 class LocalJudge(Asking):
-    """A causal language model of this process. Probabilities are those of the two answers behind a space, which needs no obedience.
+    """A causal language model of this process. Probabilities are those of the two answers, which needs no obedience.
+
+    A model whose tokenizer has a chat template is asked in a chat; of any other, which does not know when to end, an answer is its first
+    line.
 
     Args:
         model: with logits.
-        max_new_tokens: of an answer.
+        max_new_tokens: of an answer, the reasoning of models that reason included.
         batch_size: prompts that are run together; changes speed only.
-        template: what stands around "{prompt}": a chat model's marks of turns.
+        template: what stands around "{prompt}", instead of the tokenizer's chat template; "{prompt}" for nothing.
         cache, max_calls, max_characters: see `Asking`.
 
     Raises:
         CapabilityError: the model has no logits.
-        InputError: a template without "{prompt}".
+        InputError: a template without "{prompt}", or a chat template that cannot be filled in.
     """
 
     has_odds = True
@@ -53,18 +59,18 @@ class LocalJudge(Asking):
         *,
         max_new_tokens: int = 40,
         batch_size: int = 8,
-        template: str = "{prompt}",
+        template: str | None = None,
         cache: str | os.PathLike[str] | None = None,
         max_calls: int | None = None,
         max_characters: int | None = None,
     ) -> None:
         if not model.has_logits:
             raise CapabilityError(f"{model.name!r} has no next-token logits, so it cannot judge; use a causal model")
-        if "{prompt}" not in template:
-            raise InputError(f"a judge's template holds {{prompt}}, got {template!r}")
-        settings = {"model": model.name, "revision": model.revision, "max_new_tokens": max_new_tokens, "template": template}
+        turn = Turn.of(model, template)
+        settings = {"model": model.name, "revision": model.revision, "max_new_tokens": max_new_tokens, "template": turn.template}
+        settings |= {"chat": True} if turn.is_chat else {}
         super().__init__(f"local:{model.name}", settings, cache=cache, max_calls=max_calls, max_characters=max_characters)
-        self.model, self.max_new_tokens, self.batch_size, self.template = model, max_new_tokens, batch_size, template
+        self.model, self.max_new_tokens, self.batch_size, self.turn = model, max_new_tokens, batch_size, turn
 
     def answers(self, prompts: Sequence[str]) -> Iterator[str | Failed]:
         for some in self._batches(prompts):
@@ -72,15 +78,23 @@ class LocalJudge(Asking):
 
     def odds(self, prompts: Sequence[str], yes: str, no: str) -> Iterator[float | Failed]:
         for some in self._batches(prompts):
-            yield from _or_one_by_one(some, lambda group: answer_odds(self.model, group, yes, no))
+            yield from _or_one_by_one(some, lambda group: answer_odds(self.model, self.turn, group, yes, no))
 
     def _write(self, prompts: Sequence[str]) -> list[str | Failed]:
-        written = self.model.generate(list(prompts), max_new_tokens=self.max_new_tokens)
-        return [one.text.strip() or Failed("nothing written") for one in written]
+        tokens = self.turn.tokens(self.model, [self.turn.around(prompt) for prompt in prompts])
+        written = self.model.generate(tokens, max_new_tokens=self.max_new_tokens)
+        return [self._answer(one.text) for one in written]
+
+    def _answer(self, written: str) -> str | Failed:
+        words = spoken(self.turn.reasoning + written)
+        if words is None:
+            return Failed(f"reasoning that did not end within {self.max_new_tokens} tokens")
+        lines = words.splitlines() if self.turn == Turn() else [words]
+        return lines[0].strip() if words else Failed("nothing written")
 
     def _batches(self, prompts: Sequence[str]) -> Iterator[Sequence[str]]:
         for start in range(0, len(prompts), self.batch_size):
-            yield [self.template.replace("{prompt}", prompt) for prompt in prompts[start : start + self.batch_size]]
+            yield prompts[start : start + self.batch_size]
 
 
 def _or_one_by_one(prompts: Sequence[str], run: Callable[[Sequence[str]], Sequence[Any]]) -> Iterator[Any]:
@@ -96,41 +110,37 @@ def _or_one_by_one(prompts: Sequence[str], run: Callable[[Sequence[str]], Sequen
 
 
 @torch.no_grad()
-def answer_odds(model: Model, prompts: Sequence[str], yes: str, no: str) -> list[float | Failed]:
-    """[B] log p(yes) - log p(no) behind each prompt, nats; all tokens in which the two answers differ are counted."""
-    sides = [model.tokenize([f"{prompt} {answer}" for prompt in prompts]) for answer in (yes, no)]
-    ids = [[_plain(side, i) for i in range(len(prompts))] for side in sides]
-    shared = [_n_shared(first, second) for first, second in zip(*ids, strict=True)]
-    is_one_token = all(len(one) == n + 1 for side in ids for one, n in zip(side, shared, strict=True))
-    logits = [model.logits(sides[0])] * 2 if is_one_token else [model.logits(side) for side in sides]  # [B, T, V] each
-    found: list[float | Failed] = []
-    for i, n in enumerate(shared):
-        if n == 0 or any(len(side[i]) == n for side in ids):
-            found.append(Failed(f"the tokenizer does not keep {yes!r} and {no!r} apart"))
-        else:
-            first, second = (_log_p(of[i], side[i], n) for of, side in zip(logits, ids, strict=True))
-            found.append(round(first - second, DIGITS))
-    return found
+def answer_odds(model: Model, turn: Turn, prompts: Sequence[str], yes: str, no: str) -> list[float | Failed]:
+    """[B] log p(yes) - log p(no) behind each prompt, nats; over all spellings of either, and all tokens in which these differ."""
+    spelled = {answer: turn.spellings(answer) for answer in (yes, no)}
+    sides = [turn.tokens(model, [turn.around(prompt) + one for prompt in prompts]) for one in (*spelled[yes], *spelled[no])]  # S
+    ids = [[plain(side, i).tolist() for side in sides] for i in range(len(prompts))]  # B times S sequences
+    is_one_token = all(len(one) == _n_shared(some) + 1 for some in ids for one in some)
+    logits = [model.logits(sides[0])] * len(sides) if is_one_token else [model.logits(side) for side in sides]  # S times [B, T, V]
+    found = [_odds([of[i] for of in logits], some, len(spelled[yes])) for i, some in enumerate(ids)]
+    apart = f"the tokenizer does not keep {yes!r} and {no!r} apart"
+    return [Failed(apart) if one is None else Failed("the model gives no number") if math.isnan(one) else one for one in found]
 
 
-def _log_p(logits: Tensor, ids: Sequence[int], first: int) -> float:
+def _odds(logits: Sequence[Tensor], ids: Sequence[Sequence[int]], n_yes: int) -> float | None:
+    """Log odds of the first `n_yes` of S sequences against the others, from logits [T, V] behind each; None if they are not told apart."""
+    first = _n_shared(ids)
+    if first == 0 or min(map(len, ids)) == first:
+        return None
+    log_p = torch.stack([_log_p(of, one, first) for of, one in zip(logits, ids, strict=True)])  # [S]
+    return round(float(log_p[:n_yes].logsumexp(0) - log_p[n_yes:].logsumexp(0)), DIGITS)
+
+
+def _log_p(logits: Tensor, ids: Sequence[int], first: int) -> Tensor:
     """Log probability of a sequence's tokens from `first` on, from its logits [T, V]."""
     log_p = logits[first - 1 : len(ids) - 1].double().log_softmax(-1)
-    return float(log_p.gather(1, torch.tensor(ids[first:], device=log_p.device)[:, None]).sum())
+    return log_p.gather(1, torch.tensor(ids[first:], device=log_p.device)[:, None]).sum()
 
 
-def _plain(tokens: Tokens, i: int) -> list[int]:
-    """The ids of a sequence, without special tokens at its end."""
-    first, end = int(tokens.starts[i]), int(tokens.starts[i + 1])
-    while end > first and tokens.is_special[end - 1]:
-        end -= 1
-    return [int(one) for one in tokens.ids[first:end]]
-
-
-def _n_shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many ids two sequences begin with alike."""
-    differ = (i for i, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
-    return next(differ, min(len(first), len(second)))
+def _n_shared(sequences: Sequence[Sequence[int]]) -> int:
+    """How many ids sequences begin with alike."""
+    differ = (i for i, ids in enumerate(zip(*sequences, strict=False)) if len(set(ids)) > 1)
+    return next(differ, min(map(len, sequences)))
 
 
 # ---------------------------------------------------------------- a file
@@ -182,6 +192,8 @@ def judge_of(
     load: Callable[[str], Model] | None = None,
     model: str | None = None,
     key_variable: str = KEY_VARIABLE,
+    max_tokens: int | None = None,
+    logprobs: bool = False,
     cache: str | os.PathLike[str] | None = None,
     max_calls: int | None = None,
     max_characters: int | None = None,
@@ -193,13 +205,15 @@ def judge_of(
         load: opens a model by its name, for "local:".
         model: which of the models behind a URL.
         key_variable: environment variable that holds the URL's key.
+        max_tokens: of an answer; None for what is enough for models that do not reason first.
+        logprobs: see `UrlJudge`; models of this process tell probabilities unasked.
         cache, max_calls, max_characters: see `Asking`.
 
     Raises:
         InputError: another text, a URL without a model, or a local model where none can be opened.
     """
     kind, _, rest = told.partition(":")
-    budget: dict[str, Any] = {"cache": cache, "max_calls": max_calls, "max_characters": max_characters}
+    settings: dict[str, Any] = {"cache": cache, "max_calls": max_calls, "max_characters": max_characters}
     if told == "none":
         return None
     if kind in ("http", "https"):
@@ -207,11 +221,15 @@ def judge_of(
 
         if not model:
             raise InputError(f"which model behind '{told}' is to judge? Name it (judge_model, or --judge-model on the command line)")
-        return UrlJudge(told, model, key_variable=key_variable, **budget)
+        settings |= {} if max_tokens is None else {"max_tokens": max_tokens}
+        return UrlJudge(told, model, key_variable=key_variable, logprobs=logprobs, **settings)
     if kind == "replay" and rest:
         return ReplayJudge(rest)
     if kind == "local" and rest:
         if load is None:
-            raise InputError(f"judge {told!r} cannot be opened here; pass judge=LocalJudge(model), or use `armillary label --report`")
-        return LocalJudge(load(rest), **budget)
+            raise InputError(
+                f"judge {told!r} cannot be opened here; pass judge=LocalJudge(model), or name it on the command line (--judge)"
+            )
+        settings |= {} if max_tokens is None else {"max_new_tokens": max_tokens}
+        return LocalJudge(load(rest), **settings)
     raise InputError(f"unknown judge {told!r}; allowed: none, local:MODEL, replay:FILE, or a URL such as http://localhost:8000/v1")

@@ -9,7 +9,6 @@ that most of them share. Labels are hypotheses; the study `labels` scores them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -25,7 +24,8 @@ from armillary.core.run import drive
 from armillary.core.tokens import Ints
 from armillary.errors import InputError
 from armillary.inspect.activity import Active, Activity, Example
-from armillary.inspect.asking import Judge
+from armillary.inspect.answers import parse_label
+from armillary.inspect.asking import Judge, in_words
 from armillary.inspect.evidence import Evidence, Preferred, Shape, Source, effects, evidence, output_side
 from armillary.inspect.region_search import RegionSearch
 
@@ -36,12 +36,7 @@ SIDES: tuple[Side, ...] = ("input", "output", "both")
 N_SUMMARY, LEAST_SHARE, NEIGHBOUR_SHARE, LEAST_LIFT = 5, 0.05, 0.3, 2.0
 #: Times as many of the likeliest rows of a region are looked for as are shown: on some of them it is not active, or they do not count.
 SPARE = 4
-#: Longer answers than this are no labels.
-LONGEST = 300
 NOTHING_STANDS_OUT = "no token stands out"
-
-_REFUSAL = re.compile(r"\b(i can(no|')t|i am (unable|not able)|i'm (sorry|unable|not able)|as an ai|cannot (help|assist|answer))\b", re.I)
-_NO_LABEL = {"", "unclear", "none", "null", "n/a", "na", "nothing", "unknown", "trash", "nan"}
 
 
 @dataclass(frozen=True)
@@ -162,7 +157,7 @@ def label_evidence(found: Mapping[int, Evidence], judge: Judge | None, side: Sid
         return {feature: token_label(one) for feature, one in found.items()}
     kinds = {feature: _side(one, side) for feature, one in found.items()}
     prompts = {feature: prompt(found[feature], kind) for feature, kind in kinds.items() if kind is not None}
-    answers = dict(zip(prompts, judge.ask(list(prompts.values())), strict=True))
+    answers = dict(zip(prompts, in_words(judge, list(prompts.values())), strict=True))
     return {feature: _judged(one, kinds[feature], side, judge.name, answers.get(feature)) for feature, one in found.items()}
 
 
@@ -253,25 +248,3 @@ def _line(example: Example, largest: float) -> str:
 def one_line(text: str) -> str:
     """A text on one line, its line breaks shown."""
     return text.replace("\n", "↵").strip()
-
-
-def parse_label(answer: str | None) -> tuple[str | None, str]:
-    """(label, "") or (None, why there is none) from what a judge said."""
-    if answer is None:
-        return None, "the judge gave no answer"
-    lines = [line.strip() for line in answer.splitlines() if line.strip()]
-    first = re.sub(r"^(phrase|label|answer)\s*:\s*", "", lines[0], flags=re.I) if lines else ""
-    text = first.strip().strip("\"'*`").rstrip(".").strip()
-    if _REFUSAL.search(answer):
-        return None, "the judge refused"
-    if text.lower() in _NO_LABEL:
-        return None, "the judge found nothing in common" if text else "the judge gave no label"
-    if len(text) > LONGEST:
-        return None, f"the judge's answer of {len(text):,} characters is no label"
-    return text, ""
-
-
-def parse_yes_no(answer: str | None) -> bool | None:
-    """True for yes, False for no, None for anything else: an answer that says more is no answer."""
-    word = "" if answer is None else answer.strip().strip("\"'*`").rstrip(".!").strip().lower()
-    return {"yes": True, "no": False}.get(word)

@@ -6,37 +6,47 @@ The key comes from an environment variable, goes into one header and nowhere els
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
-import time
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any, TypeVar, final
 from urllib.parse import urlsplit
 
 from armillary.errors import InputError
-from armillary.inspect.asking import DIGITS, KEY_VARIABLE, TEXT, Asking, Failed, odds_question
+from armillary.inspect import replies
+from armillary.inspect.asking import KEY_VARIABLE, TEXT, Asking, Failed, odds_question
 from armillary.inspect.judge_cache import Value
+from armillary.inspect.replies import Again, Fault
 
 A = TypeVar("A", bound=Value)
 
 #: Bytes of a reply that are read at most, and seconds that are waited at most because a server asked for it.
 MAX_BYTES, MAX_WAIT = 1 << 20, 60.0
+#: Questions that fail one after another, each after all its attempts, before the others of a round are given up: the server is gone.
+PATIENCE = 8
 #: What no other attempt would change, and what the caller can do about it.
-_REFUSALS = {401: "the key is refused", 403: "the key may not use it", 404: "there is no such address or model"}
-_AGAIN = (408, 409, 425, 429)
+_REFUSALS = {
+    401: "the key is refused",
+    402: "its account is empty",
+    403: "the key may not use it",
+    404: "there is no such address or model",
+}
+_AGAIN = (0, 408, 409, 425, 429)
+#: Fields that newer models refuse, and what they take instead.
+_INSTEAD = {"max_tokens": "max_completion_tokens", "temperature": None}
 
 
-class _Retry(Exception):
-    """A failure that may pass; `wait` is how long the server asked to wait."""
+@dataclass
+class _Round:
+    """Questions that are asked together: whether it is over, and how many failed since the last that did not."""
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.reason, self.wait = reason, wait
+    is_over: threading.Event = field(default_factory=threading.Event)
+    n_failed: int = 0
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -58,9 +68,9 @@ class UrlJudge(Asking):
         retries: further attempts after a failure that may pass (429, 5xx, time-outs, replies that cannot be read).
         pause: seconds before the first of these, twice as many before each next one; a server's Retry-After counts too.
         parallel: questions under way at a time.
-        max_tokens: of an answer.
+        max_tokens: of an answer, the reasoning of models that reason included: these need some thousands.
         logprobs: ask for log probabilities of one-token answers, which not every server tells.
-        options: further fields of the request, such as {"seed": 0}.
+        options: further fields of the request, such as {"seed": 0}; None leaves one out, such as {"temperature": None}.
         cache, max_calls, max_characters: see `Asking`; attempts of one question count once.
 
     Raises:
@@ -92,22 +102,28 @@ class UrlJudge(Asking):
         )
         self.model, self.max_tokens, self.options, self.has_odds = model, max_tokens, dict(options or {}), logprobs
         self.key_variable, self.timeout, self.retries, self.pause, self.parallel = key_variable, timeout, retries, pause, parallel
-        self._was_reached = False
+        self._was_reached = self._has_answered = False
+        self._refused_fields: set[str] = set()
 
     def answers(self, prompts: Sequence[str]) -> Iterator[str | Failed]:
-        return self._all(prompts, TEXT, {"max_tokens": self.max_tokens}, _text)
+        return self._all(prompts, TEXT, {"max_tokens": self.max_tokens}, replies.text)
 
     def odds(self, prompts: Sequence[str], yes: str, no: str) -> Iterator[float | Failed]:
         more = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
-        return self._all(prompts, odds_question(yes, no), more, lambda choice: _odds(choice, yes, no))
+        return self._all(prompts, odds_question(yes, no), more, lambda choice: replies.odds(choice, yes, no))
 
     def _all(
         self, prompts: Sequence[str], question: str, more: Mapping[str, Any], read: Callable[[Mapping[str, Any]], A | Failed]
     ) -> Iterator[A | Failed]:
         """What is read from the first choice of each reply, in the order of the prompts; kept as it comes, whatever the others become."""
+        this = _Round()
 
         def one(prompt: str) -> A | Failed:
-            reply = self._reply(prompt, more)
+            try:
+                reply = self._reply(prompt, more, this)
+            except InputError:
+                this.is_over.set()  # what waits for its turn is not asked
+                raise
             answer = reply if isinstance(reply, Failed) else read(reply)
             self.keep(prompt, question, answer)
             return answer
@@ -116,52 +132,80 @@ class UrlJudge(Asking):
         try:
             yield from pool.map(one, prompts)
         finally:
+            this.is_over.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _reply(self, prompt: str, more: Mapping[str, Any]) -> Mapping[str, Any] | Failed:
+    def _reply(self, prompt: str, more: Mapping[str, Any], this: _Round) -> Mapping[str, Any] | Failed:
         """One question, asked again while that may help."""
-        body = {"model": self.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, **more, **self.options}
+        if this.is_over.is_set() or this.n_failed >= PATIENCE:
+            return Failed(f"not asked, as the {PATIENCE} before it failed")
+        fields = {"messages": [{"role": "user", "content": prompt}], "temperature": 0, "stream": False, **more, **self.options}
         reason = ""
         for attempt in range(self.retries + 1):
             try:
-                return self._post(json.dumps(body).encode())
-            except _Retry as error:
-                reason = error.reason
-                if attempt < self.retries:
-                    time.sleep(min(MAX_WAIT, max(self.pause * 2**attempt, error.wait or 0.0)))
+                reply = self._post({"model": self.model, **fields})
+            except Again as error:
+                reason, is_last = error.reason, attempt == self.retries
+                if is_last or this.is_over.wait(min(MAX_WAIT, max(self.pause * 2**attempt, error.wait or 0.0))):
+                    break
+            else:
+                this.n_failed = 0
+                return reply
         if not self._was_reached and reason == "no connection":
             raise InputError(f"no judge can be reached at '{self.url}'; is the server running, and the URL right?")
+        this.n_failed += 1
         return Failed(reason)
 
-    def _post(self, body: bytes) -> Mapping[str, Any] | Failed:
+    def _post(self, fields: Mapping[str, Any]) -> Mapping[str, Any] | Failed:
+        """One attempt, and at once another where the server wants a field left out or called otherwise."""
+        sent = self._as_taken(fields)
+        status, headers, reply = self._exchange(json.dumps(sent).encode())
+        self._was_reached = True
+        fault = replies.fault(status, reply)
+        if fault is None:
+            choice = replies.choice(reply)
+            self._has_answered = True
+            return choice
+        if fault.status == 400 and fault.field in _INSTEAD and fault.field in sent:
+            self._refused_fields.add(fault.field)
+            return self._post(fields)
+        return self._failed(fault, replies.seconds(headers.get("Retry-After")), sent)
+
+    def _as_taken(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a request as the server takes them."""
+        names = {name: _INSTEAD[name] if name in self._refused_fields else name for name in fields}
+        return {name: fields[told] for told, name in names.items() if name is not None and fields[told] is not None}
+
+    def _exchange(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of the reply to one request."""
         headers = {"Content-Type": "application/json"}
         if key := _key(self.key_variable):
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self.url, body, headers)
         try:
-            with urllib.request.build_opener(_NoRedirects).open(request, timeout=self.timeout) as reply:
-                self._was_reached = True
-                return _choice(reply.read(MAX_BYTES))
-        except urllib.error.HTTPError as error:
-            return self._refused(error)
+            try:
+                reply = urllib.request.build_opener(_NoRedirects).open(request, timeout=self.timeout)
+            except urllib.error.HTTPError as error:
+                reply = error
+            with reply:
+                return reply.status, reply.headers, reply.read(MAX_BYTES)
         except TimeoutError:
-            raise _Retry("timed out") from None
+            raise Again("timed out") from None
         except urllib.error.URLError as error:
-            raise _Retry("timed out" if isinstance(error.reason, TimeoutError) else "no connection") from None
+            raise Again("timed out" if isinstance(error.reason, TimeoutError) else "no connection") from None
         except (OSError, HTTPException):
-            raise _Retry("the connection broke") from None
+            raise Again("the connection broke") from None
 
-    def _refused(self, error: urllib.error.HTTPError) -> Failed:
-        """What an HTTP error means; its text is not repeated, as it may hold the key."""
-        error.close()
-        self._was_reached = True
-        if error.code in _REFUSALS:
+    def _failed(self, fault: Fault, wait: float | None, sent: Mapping[str, Any]) -> Failed:
+        """What a fault means. One that is about this question alone, since others were answered, ends no run."""
+        about_all = fault.status in (401, 402) or not self._has_answered
+        if fault.status in _REFUSALS and about_all:
             set_or_not = "is set" if self.key_variable in os.environ else "is not set"
-            what = f"'{self.url}' answers {error.code} for model {self.model!r}: {_REFUSALS[error.code]}"
+            what = f"'{self.url}' answers {fault.status} for model {self.model!r}: {_REFUSALS[fault.status]}"
             raise InputError(f"{what}; mind the URL, the model, and the key in {self.key_variable}, which {set_or_not}")
-        if error.code in _AGAIN or error.code >= 500:
-            raise _Retry(f"HTTP {error.code}", _seconds(error.headers.get("Retry-After")))
-        return Failed(f"HTTP {error.code}")
+        if fault.status in _AGAIN or fault.status >= 500:
+            raise Again(f"HTTP {fault.status}" if fault.status else "an error instead of an answer", wait)
+        return Failed(f"HTTP {fault.status}" + (f" because of {fault.field!r}" if fault.field in sent else ""))
 
 
 def _endpoint(url: str) -> str:
@@ -191,40 +235,3 @@ def _key(variable: str) -> str | None:
         return key
     what = "holds what is not printable ASCII" if key else "is set, but empty"
     raise InputError(f"the judge's key in {variable} {what}; set it to the key alone, on one line, or unset it to send none")
-
-
-def _seconds(told: str | None) -> float | None:
-    return float(told) if told is not None and re.fullmatch(r"\d+(\.\d+)?", told.strip()) else None
-
-
-def _choice(reply: bytes) -> Mapping[str, Any]:
-    """The first choice of a reply."""
-    try:
-        found = json.loads(reply)["choices"][0]
-        if isinstance(found["message"], dict):
-            return dict(found)
-    except (ValueError, KeyError, IndexError, TypeError):
-        pass
-    raise _Retry("a reply that cannot be read")
-
-
-def _text(choice: Mapping[str, Any]) -> str | Failed:
-    message = choice["message"]
-    if message.get("refusal") or choice.get("finish_reason") == "content_filter":
-        return Failed("refused")
-    text = message.get("content")
-    return text.strip() if isinstance(text, str) and text.strip() else Failed("an empty answer")
-
-
-def _odds(choice: Mapping[str, Any], yes: str, no: str) -> float | Failed:
-    """From the log probabilities of the likeliest first tokens; an answer that is not among them has at most the least of theirs."""
-    try:
-        top = [(str(one["token"]).strip().lower(), float(one["logprob"])) for one in choice["logprobs"]["content"][0]["top_logprobs"]]
-    except (KeyError, IndexError, TypeError, ValueError):
-        return Failed("no log probabilities in the reply")
-    least = min((value for _, value in top), default=math.nan)
-    sums = [sum(math.exp(value) for token, value in top if token == answer.lower()) for answer in (yes, no)]
-    if not any(sums):
-        return Failed(f"neither {yes!r} nor {no!r} among the likeliest answers")
-    first, second = (math.log(total) if total else least for total in sums)
-    return round(first - second, DIGITS)

@@ -7,20 +7,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 import armillary as arm
 from armillary.core.codes import Codes, dense_codes, sparse_codes
 from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
+from armillary.core.method import Pass
 from armillary.core.report import Report
 from armillary.core.rows import TensorRows
 from armillary.core.study import Subject
 from armillary.core.tokens import Document, Tokens
-from armillary.errors import InputError
+from armillary.errors import InputError, TooFewRowsError
 from armillary.studies import absorption
 from armillary.studies.quality.absorption import Config, joined
 from armillary.studies.quality.absorption_parts import absorbed, contributions_along, fraction, main_set, sizes
 from armillary.studies.quality.absorption_prompts import letter_prompts
+from armillary.studies.quality.chosen_rows import ChosenRows
 from armillary.studies.quality.token_properties import draw_words
 from support import TEXTS, tiny_lm
 from toys import SideBySide
@@ -136,6 +139,16 @@ def test_what_random_atoms_give_is_told_but_is_no_null() -> None:
     assert any("were not asked" in note for note in none.notes)
 
 
+def test_the_null_of_f1_is_that_of_the_tokens_judged_by() -> None:
+    rows, fit = planted(0.3)
+    report = measure(rows, fit)
+    words = draw_words(rows, "letter", n_rows=20_000, per_token=4, seed=0)
+    told = [c for c, reason in enumerate(report.tables["classes"]["left out because"]) if not reason]
+    judged = words.side == 2
+    nulls = [f1_score(words.member[c][judged], np.ones(judged.sum(), bool)) for c in told]
+    assert report["sparse_f1"].null == pytest.approx(np.mean(nulls)) == report["probe_f1"].null
+
+
 def test_where_nothing_is_absorbed_there_is_none() -> None:
     report = measure(*planted(0.0))
     assert report["absorption_fraction"].value == 0 and report["full_absorption"].value == 0
@@ -224,6 +237,16 @@ def test_rows_without_words_are_refused() -> None:
     digits = words_in_rows(["12"] * 8, rows.x[:8])
     with pytest.raises(InputError, match="form='letter'; try the other form"):
         measure(digits, fit)
+    with pytest.raises(InputError, match="form='property'; harvest text with words"):
+        measure(words_in_rows([" "] * 8, rows.x[:8]), fit, form="property")
+
+
+def test_rows_that_never_come_are_an_error_and_not_zeros() -> None:
+    chosen = ChosenRows(np.array([1, 5, 6]), Pass(4))
+    for batch in TensorRows(torch.ones(6, 2)).batches(4):
+        chosen.update(batch)
+    with pytest.raises(TooFewRowsError, match="1 of the 3 rows asked for never came"):
+        chosen.finish()
 
 
 def test_the_size_of_batches_changes_nothing_and_subjects_share_a_reading() -> None:

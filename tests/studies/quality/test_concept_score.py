@@ -9,7 +9,8 @@ from sklearn.metrics import roc_auc_score
 from tokenizers.normalizers import Strip
 
 import armillary as arm
-from armillary.errors import InputError
+from armillary.core.tokens import Tokens
+from armillary.errors import InputError, ShapeError
 from armillary.studies.quality.concept_score import auroc, concept_score, log_ratio, strongest
 from support import TEXTS, tiny_lm, tiny_model, tiny_tokenizer
 
@@ -79,9 +80,42 @@ def test_sentences_of_special_tokens_only_are_dropped_and_lose_to_nobody() -> No
         concept_score(lm, SITE, z, [" ", MANY[0]], MANY[1:3])
 
 
+def test_a_perfect_auroc_of_few_sentences_is_not_certain() -> None:
+    lm = tiny_lm("gpt2")
+    activating = ["Lisbon Lisbon Lisbon"] * 2 + ["Lisbon Lisbon"]
+    found = concept_score(lm, SITE, aligned(lm, activating[0]), activating, MANY[3:7])["auroc"]
+    assert found.value == 1 == found.high and found.low < 0.8
+
+
+def test_the_company_of_a_sentence_does_not_matter() -> None:
+    lm = tiny_lm("gpt2")
+    z, texts = aligned(lm, MANY[0]), [text[: 8 + i % 9] for i, text in enumerate(MANY * 8)]
+    assert len(texts) > 32
+    np.testing.assert_allclose(strongest(lm, SITE, z, texts), [strongest(lm, SITE, z, [text])[0] for text in texts], rtol=1e-5)
+
+
+def test_sentences_are_read_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, sizes = tiny_lm("gpt2"), []
+    original = lm.capture
+
+    def counted(tokens: Tokens, *args: object, **more: object) -> object:
+        sizes.append(tokens.n_sequences)
+        return original(tokens, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lm, "capture", counted)
+    strongest(lm, SITE, torch.ones(lm.width(SITE)), MANY[:5] * 15)
+    assert sum(sizes) == 75 and max(sizes) <= 32
+
+
 def test_bad_input_is_refused() -> None:
     lm = tiny_lm("gpt2")
     with pytest.raises(InputError, match="at least two sentences of each kind are needed, got 1 and 2"):
         concept_score(lm, SITE, aligned(lm, "a"), MANY[:1], MANY[:2])
+    with pytest.raises(ShapeError, match=r"the direction has shape \[3\], but resid_post.1 of .* has width \d+; give one of that site"):
+        concept_score(lm, SITE, torch.ones(3), MANY[:2], MANY[:2])
+    with pytest.raises(InputError, match="got a single text"):
+        concept_score(lm, SITE, aligned(lm, "a"), "Lisbon", MANY[:2])
+    with pytest.raises(InputError, match="length nan"):
+        concept_score(lm, SITE, torch.full((lm.width(SITE),), torch.nan), MANY[:2], MANY[:2])
     with pytest.raises(InputError, match="length 0"):
         concept_score(lm, SITE, torch.zeros(lm.width(SITE)), MANY[:2], MANY[:2])

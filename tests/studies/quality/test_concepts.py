@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from armillary.core.study import Subject
 from armillary.errors import InputError, UnknownNameError
 from armillary.studies import concepts
 from armillary.studies.quality.bag_of_words import hard_negatives, weigh, word_counts
-from armillary.studies.quality.concept_picks import picks
+from armillary.studies.quality.concept_picks import dealings, picks
 from armillary.studies.quality.concepts import Config
 from armillary.studies.quality.labelled import Concept
 from armillary.studies.quality.pooled import Documents, Pooled
@@ -67,6 +69,26 @@ def test_a_draw_of_the_null_deals_all_values_of_a_label_together() -> None:
         assert one.null_test.std() > 0.01 and len(one.null_test) == 30
 
 
+def test_labels_that_most_documents_share_are_dealt_alike() -> None:
+    """A document without one of two labels that say the same must not break up their draws."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 5))
+    rows, positive = np.arange(400), rng.random(400) < 0.4
+    fewer = np.delete(rows, [3, 150, 260])
+    two = [Concept("kind=a", "kind", positive, rows[:200], rows[200:])]
+    two.append(Concept("tone=a", "tone", positive, fewer[fewer < 200], fewer[fewer >= 200]))
+    one, other = picks(Pooled(x, x, x), two, n_draws=100, seed=0)
+    assert np.corrcoef(one.null_train, other.null_train)[0, 1] > 0.9
+
+
+def test_dealings_of_some_documents_are_uniform_orders_of_them() -> None:
+    orders = np.array(list(permutations(range(5))))
+    has_label = np.array([True, False, True, True, False])
+    found = Counter(map(tuple, dealings(orders, has_label).tolist()))
+    assert found == Counter(dict.fromkeys(permutations(range(3)), 20))  # each of six orders as often as any other
+    np.testing.assert_array_equal(dealings(orders, np.ones(5, bool)), orders)
+
+
 def test_the_table_equals_scikit_learns_numbers() -> None:
     report = measure(concepts=("kind=code", "noise=0"))
     documents = Documents.of(ROWS, n_documents=None, seed=0)
@@ -96,6 +118,16 @@ def test_constant_scores_count_a_half() -> None:
     bias = torch.full((2 * WIDTH,), -1e6).double()
     report = measure(replace(FIT, encoder=replace(FIT.encoder, bias=bias)))
     assert report["auroc"].value == 0.5 and report["auroc_train"].value == 0.5 and report["auroc_hard"].value == 0.5
+
+
+def test_a_fit_that_never_fires_is_said_to_and_names_no_feature() -> None:
+    bias = torch.full((2 * WIDTH,), -1e6).double()
+    report = measure(replace(FIT, encoder=replace(FIT.encoder, bias=bias)))
+    assert any("No feature fires in a training document of 2 of the concepts" in warning for warning in report.warnings)
+    assert report.tables["concepts"]["feature"] == [None, None] == report.tables["concepts"]["sign"]
+    assert report["s_cd"].value is None and "no feature was picked" in report["s_cd"].reason  # not that of the first atom
+    assert not any("No feature fires" in warning for warning in measure().warnings)
+    assert not any("lengths alone" in warning for warning in report.warnings)  # neither tells anything
 
 
 def test_a_feature_of_either_sign_counts() -> None:
@@ -176,12 +208,42 @@ def test_words_that_tell_the_concept_are_said_to() -> None:
     assert any("words alone" in warning for warning in report.warnings)
 
 
+def test_what_the_length_of_documents_tells_stands_beside_the_features() -> None:
+    """A maximum over more tokens is larger: noise tells long documents from short ones."""
+    rng = np.random.default_rng(0)
+    tokens = ROWS.tokens
+    assert tokens is not None
+    is_long = rng.random(160) < 0.5
+    counts = is_long[tokens.document] | (tokens.position < 3)
+    rows = with_labels(torch.from_numpy(rng.normal(size=ROWS.x.shape)), {i: {"is": "long" if is_long[i] else "short"} for i in range(160)})
+    assert rows.tokens is not None
+    report = measure(rows=TensorRows(rows.x, tokens=replace(rows.tokens, is_special=~counts)))
+    assert report["length"].value == 1.0 and report["length"].null == 0.5
+    assert report["auroc"].value > 0.8  # of noise  # type: ignore[operator]
+    assert any("lengths alone" in warning for warning in report.warnings)
+    assert measure()["length"].value == 0.5  # where all are of one length
+    flipped = {i: {"is": "long" if is_long[i] else "short", "few": "yes" if not is_long[i] and i % 3 else "no"} for i in range(160)}
+    shorter = with_labels(rows.x, flipped)
+    assert shorter.tokens is not None
+    few = measure(rows=TensorRows(rows.x, tokens=replace(shorter.tokens, is_special=~counts)), concepts=("few=yes",))
+    assert few["length"].value > 0.6  # shorter ones  # type: ignore[operator]
+
+
 def test_the_ceiling_and_the_raw_dimension_find_the_planted_direction() -> None:
     row = of_concept(measure(), "kind=code")
     assert row["full_vector"] > 0.9 and row["diffmeans"] > 0.9 and row["raw_dimension"] == 1.0  # type: ignore[operator]
 
 
 # ---------------------------------------------------------------- what cannot be asked
+
+
+def test_a_value_that_no_document_has_is_answered_with_the_nearest_ones() -> None:
+    report = measure(concepts=("kind=prosa", "kind=code", "rare=yes"))
+    assert "No document has kind=prosa; did you mean kind=prose?" in report.warnings
+    assert not any("kind=code" in warning or "No document has rare" in warning for warning in report.warnings[1:])
+    alone = measure(concepts=("kind=prosa",))
+    assert alone["auroc"].value is None and "lower min_positives or ask for another label" in alone["auroc"].reason
+    assert any("did you mean kind=prose" in warning for warning in alone.warnings)
 
 
 def test_concepts_without_documents_are_left_out_and_named() -> None:
@@ -222,6 +284,9 @@ def test_bad_input_is_refused() -> None:
         measure(concepts=("kinds=code",))
     with pytest.raises(InputError, match="no document has a label"):
         measure(rows=with_labels(ROWS.x, {}))
+    split = {i: {"split": "train" if i % 2 else "test"} for i in range(160)}
+    with pytest.raises(InputError, match="no document has a label but 'split', by which they are split"):
+        measure(rows=with_labels(ROWS.x, split), split="split")
     with pytest.raises(InputError, match="the rows have no text"):
         measure(rows=TensorRows(ROWS.x))
 
@@ -247,3 +312,14 @@ def test_several_subjects_share_the_reading_and_are_paired_by_concept() -> None:
     differences = report.tables["differences"]
     assert differences["verdict"][list(differences["estimate"]).index("auroc")] in ("better", "not distinguishable")
     assert report["a: auroc"].units.kind == "concept"
+
+
+def test_s_cd_of_several_subjects_takes_one_more_reading() -> None:
+    class Stored(SideBySide):
+        def read(self, row: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+            return self.x[torch.from_numpy(row)]
+
+    stored = Stored(ROWS)
+    report = concepts.run([Subject(fit, rows=stored, name=name) for name, fit in (("a", FIT), ("b", signed_fit(ROWS, 3.0)))], config=QUICK)
+    assert stored.n_reads == 2
+    assert report["a: s_cd"].value == measure()["s_cd"].value == pytest.approx(report["b: s_cd"].value)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import armillary as arm
 from armillary.core.report import Report
@@ -194,9 +196,37 @@ def test_wrong_marks_are_as_many_and_on_silent_tokens(rows: TensorRows) -> None:
     assert wrong == ["a b <<c d>>", "a b <<c>>", "a b <<c>>"]
 
 
+def global_states() -> list[Any]:
+    return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]  # type: ignore[index]
+
+
+def test_draws_leave_all_generators_alone_and_differ_between_features(rows: TensorRows) -> None:
+    """The reference seeds the global generator anew for every text, so that all are drawn alike."""
+    found = []
+    for seed in (3, 4):
+        random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+        before = global_states()
+        found.append(study(rows, Perfect()).estimates)
+        assert global_states() == before
+    assert found[0] == found[1]
+    rng = np.random.default_rng(0)
+    same = [Example(("a", *["", "b", "c", "d", "e", "f", "g", "h"]), (1.0, *[0.0] * 8), np.arange(9))] * 6
+    assert len({one.text for one in fuzz(same, 0.3, rng) if not one.is_right}) > 1, "wrong marks are drawn anew for every text"
+    twice = word_fit(rows, [CITIES, CITIES])
+    activity = Activity(twice, rows, [0, 1])
+    drive([activity], rows)
+    read = activity.finish()
+    pool = Pool.of(read.tokens, read.seen, length=32, seed=0)
+    one, other = (trial(pool, feature, read.of[feature], Drawing(12, 13, 5, 2, 0.3, 0)) for feature in (0, 1))
+    assert isinstance(one, Trial) and isinstance(other, Trial)
+    assert [text.text for text in one.silent] != [text.text for text in other.silent]
+
+
 def test_near_negatives_are_those_most_like_active_texts(rows: TensorRows) -> None:
     choose = nearest_texts(["a red cat sat", "the sky is far", "a red dog sat", "the blue sky", "a cat"])
     assert choose(np.array([0]), np.array([1, 2, 3, 4]), 2).tolist() == [2, 4]
+    with pytest.raises(InputError, match="goes by words"):
+        nearest_texts(["?!", "..."])
     near = study(rows, negatives="near")
     assert value(near, "token_rule") == 1.0 and any("most like active ones" in note for note in near.notes)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -157,6 +159,36 @@ def test_features_that_are_raw_dimensions_are_no_better_than_these() -> None:
 def test_either_penalty_finds_the_planted_feature(penalty: str) -> None:
     report = measure(penalty=penalty, concepts=("kind",), ks=(5,))
     assert tasks(report, "kind=code", 5)["auroc"] > 0.95  # type: ignore[operator]
+
+
+def test_a_fit_that_never_fires_is_said_to_and_names_no_feature() -> None:
+    silent = replace(FIT, encoder=replace(FIT.encoder, bias=torch.full((2 * WIDTH,), -1e6).double()))
+    report = measure(silent)
+    assert any("No feature fires in a training document of 2 of the concepts" in warning for warning in report.warnings)
+    assert set(report.tables["tasks"]["best features"]) == {""}
+    assert report["auroc_5"].value == 0.5
+    assert not any("fire" in warning for warning in measure().warnings)
+
+
+def test_features_that_never_fire_are_not_among_the_best() -> None:
+    bias = torch.full((2 * WIDTH,), -1e6).double()
+    bias[:2] = -0.4
+    report = measure(replace(FIT, encoder=replace(FIT.encoder, bias=bias)))
+    assert set(str(tasks(report, "kind=code", 5)["best features"]).split(", ")) == {"0", "1"}
+    assert any("only 2 features fire in a training document: a probe of more is one of these" in warning for warning in report.warnings)
+
+
+def test_few_held_out_documents_with_a_concept_are_warned_of() -> None:
+    few = measure(setting="imbalance", positive_share=0.05)
+    assert any("held-out documents with them" in warning for warning in few.warnings)
+    assert not any("held-out documents with them" in warning for warning in measure().warnings)
+
+
+def test_words_that_tell_the_concept_are_said_to() -> None:
+    kinds = np.repeat(np.arange(160) % 2, LENGTH)
+    report = measure(rows=with_labels(ROWS.x, {i: {"kind": str(i % 2)} for i in range(160)}, 5 + kinds))
+    assert report["bag_of_words"].value == 1.0
+    assert any("words alone" in warning for warning in report.warnings)
 
 
 def test_labels_of_one_class_give_no_estimate_and_no_zero() -> None:

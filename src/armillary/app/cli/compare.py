@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TASKS = ("recall", "mcqa", "city")
 
 
-@click.command("compare", cls=Command, short_help="Studies of several fits in one table, with what can be told apart.")
+@click.command("compare", cls=Command, resumes=True, short_help="Studies of several fits in one table, with what can be told apart.")
 @click.argument("fits", nargs=-1, required=True)
 @click.option("--study", cls=Several, help="Studies to ask.  [default: all of a comparison's]")
 @click.option("--task", cls=Several, help=f"Tasks of the localization study: names, files or folders.  [default: {' '.join(TASKS)}]")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from armillary.app.cli import judging
 from armillary.app.cli.options import Command
 from armillary.app.cli.screen import Screen
 
@@ -26,14 +28,11 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
-@click.command("label", cls=Command, resumes=True, short_help="A few words for each feature, by a judge or from its tokens.")
+@click.command(
+    "label", cls=Command, params=judging.options(), resumes=True, short_help="A few words for each feature, by a judge or from its tokens."
+)
 @click.argument("fit")
 @click.argument("features", metavar="[FEATURE]...", nargs=-1, type=int)
-@click.option("--judge", default="none", show_default=True, help="Who puts it into words: none, local:MODEL, replay:FILE, or a URL.")
-@click.option("--judge-model", help="Which of the models behind the URL.")
-@click.option("--key-variable", default="ARMILLARY_JUDGE_KEY", show_default=True, help="Environment variable with the key of the URL.")
-@click.option("--max-calls", type=click.IntRange(0), help="Prompts to ask at most.  [default: no limit]")
-@click.option("--cache", help="File (.jsonl) that keeps answers.  [default: judge.jsonl beside FIT]")
 @click.option("--side", type=click.Choice(["input", "output", "both"]), default="both", show_default=True, help="What the judge is shown.")
 @click.option("--acts", help="Activations to look in.  [default: those the fit was made from]")
 @click.option("--model", help="Model that reads the features out.  [default: the one the fit was made from]")
@@ -58,10 +57,8 @@ def command(
 
     _check_outputs(out, report)
     path, loaded = Path(fit), artifact.load(fit)
-    judge = _judge(path, **{name: told.pop(name) for name in ("judge", "judge_model", "key_variable", "max_calls", "cache")})
-    store = subjects.open_store(path, loaded, acts)
-    rows = subjects.own_rows(store, loaded)
-    model = _model(screen, path, loaded, told["model"], is_needed=judge is not None or report is not None)
+    judge, model = _judge_and_model(screen, path, loaded, told, is_scored=report is not None)
+    rows = subjects.own_rows(subjects.open_store(path, loaded, acts), loaded)
     chosen = list(dict.fromkeys(features)) or list(strongest(loaded, rows, told["n_features"]))
     shape = Shape(n_top=told["n_texts"], per_quantile=-(-told["n_texts"] // 5), seed=told["seed"])
     found = label(loaded, rows, chosen, judge, model=model, side=told["side"], shape=shape)
@@ -91,27 +88,17 @@ def _check_outputs(out: str | None, report: str | None) -> None:
         new_file(report, "a report", writers())
 
 
-def _judge(
-    path: Path, *, judge: str, judge_model: str | None, key_variable: str, max_calls: int | None, cache: str | None
-) -> Asking | None:  # fmt: skip
-    from armillary.app.subjects import model_name
-    from armillary.inspect.judges import judge_of
-    from armillary.lm.model import LanguageModel
-
-    def load(name: str) -> LanguageModel:
-        return LanguageModel(model_name(name))
-
-    kept = cache or str(path.parent / "judge.jsonl")
-    return judge_of(judge, load=load, model=judge_model, key_variable=key_variable, max_calls=max_calls, cache=kept)
-
-
-def _model(screen: Screen, path: Path, fit: Decomposition, name: str | None, *, is_needed: bool) -> Model | None:
-    """The model that gives promoted tokens; a summary of tokens needs none."""
+def _judge_and_model(
+    screen: Screen, path: Path, fit: Decomposition, told: Mapping[str, Any], *, is_scored: bool
+) -> tuple[Asking | None, Model | None]:
+    """The judge, and the model that gives promoted tokens; a summary of tokens needs none."""
     from armillary.app.subjects import open_model, optional_model
 
-    if name is not None:
-        return open_model({path: fit}, name)
-    return optional_model({path: fit}, screen.remark) if is_needed else None
+    own = cache(lambda: open_model({path: fit}, told["model"]))
+    judge = judging.opened(told, path, own)
+    if told["model"] is not None or told["judge"] == judging.OWN:
+        return judge, own()
+    return judge, optional_model({path: fit}, screen.remark) if judge is not None or is_scored else None
 
 
 def _score(subject: Subject, judge: Asking | None, features: list[int], shape: Shape, side: Any) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ SHOWN = 8
 @click.option("--kl", type=float, help=f"Change of the next token's distribution, in nats; the strength is searched.  [default: {KL}]")
 @click.option("--strength", type=float, help="Times a direction is added, in units of its own length.")
 @click.option("--alpha", type=float, help="Share of the way to a region's centroid, 0 to 1.")
-@click.option("--axis", type=int, help="Move along this axis of a region.")
+@click.option("--axis", type=int, help="Move along this axis of a region, or of a subspace.  [default of a subspace: 0]")
 @click.option("--sd", type=float, help="Standard deviations along the axis.")
 @click.option("--sign", type=click.Choice(["1", "-1"]), default="1", show_default=True, help="With the feature (1) or against it (-1).")
 @click.option("--position", type=click.Choice(["all", "last", "generated"]), default="all", show_default=True, help="Tokens that are changed: all, the prompt's last, or that and those that are generated.")  # fmt: skip  # noqa: E501
@@ -47,12 +48,12 @@ def command(screen: Screen, fit: str, feature: int, prompts: tuple[str, ...], mo
     """Let the model go on from --prompt with and without FEATURE of FIT.
 
     The strength is searched for a change of the next token's distribution (--kl), or given: --strength of a direction, --alpha of the way
-    to a region's centroid, --axis and --sd of a place inside the region. Printed are both texts, the KL, and what the change did: the share
-    of the feature's own tokens, the perplexity without the feature, and repetition.
+    to a region's centroid, --axis and --sd of a place inside the region; a subspace is steered along one of its axes. Printed are both
+    texts, the KL, and what the change did: the share of the feature's own tokens, the perplexity without the feature, and repetition.
     """
     from armillary.app.subjects import open_model
     from armillary.core import artifact
-    from armillary.studies.causal.steering_aims import check_width
+    from armillary.studies.causal.steering_aims import check_width, written_site
     from armillary.studies.causal.steering_writing import Sampled, Writer
 
     loaded = artifact.load(fit)
@@ -60,8 +61,8 @@ def command(screen: Screen, fit: str, feature: int, prompts: tuple[str, ...], mo
     way = _way(loaded, feature, asked)
     lm = open_model({Path(fit): loaded}, model)
     lm.require_logits()
-    check_width(loaded, lm, prompts[0])
-    writer = Writer(lm, prompts, Sampled(n_continuations=1, **told))
+    writer = Writer(lm, prompts, Sampled(n_continuations=1, **told), [written_site(loaded)])
+    check_width(loaded, writer)
     strength, wanted = _strength(writer, way.family, asked)
     shown = Outcome(
         fit=fit,
@@ -121,6 +122,9 @@ def _way(fit: Decomposition, feature: int, asked: Asked) -> Way:
     what, site = fit.dictionary.feature(feature), written_site(fit)
     _check(what, asked)
     told = feature_directions(fit.dictionary, [feature])[0]
+    if what.kind == "subspace":
+        axis = what.basis[asked.axis or 0].float()
+        return Way(f"axis {asked.axis or 0} of subspace {feature}", adding(site, axis), axis, "times its own length")
     if what.position is None:
         return Way(f"feature {feature}", adding(site, what.direction.float()), told, "times its own length")
     centroid = what.position.float()
@@ -129,17 +133,28 @@ def _way(fit: Decomposition, feature: int, asked: Asked) -> Way:
     axis, far = what.basis[asked.axis].float(), float(asked.sd or 0.0) * asked.sign
     if asked.alpha is None:
         return Way(f"axis {asked.axis} of region {feature}", adding(site, axis), axis, "standard deviations")
-    place = Family(lambda strength, where: Place(site, centroid, far * axis, strength, where), most=1.0, name="place")
+    place = Family(lambda strength, where: Place(site, centroid, far * axis, strength, where), most=1.0)
     return Way(f"region {feature}, {far:+g} sd along its axis {asked.axis}", place, far * axis, "of the way to its centroid")
 
 
 def _check(what: Feature, asked: Asked) -> None:
-    is_region, given = what.position is not None, [name for name in ("kl", "strength", "alpha") if getattr(asked, name) is not None]
+    given = [name for name in ("kl", "strength", "alpha") if getattr(asked, name) is not None]
     if len(given) > 1:
         raise InputError(f"give one of --kl, --strength and --alpha, got {' and '.join(f'--{name}' for name in given)}")
-    if not is_region and (asked.alpha is not None or asked.axis is not None or asked.sd is not None):
-        raise InputError(f"feature {what.index} is a {what.kind}, which has no centroid and no axes; give --kl or --strength")
-    if is_region and asked.strength is not None:
+    if asked.strength is not None and not math.isfinite(asked.strength):
+        raise InputError(f"--strength is a finite number, got {asked.strength:g}")
+    if what.kind == "region":
+        _check_region(what, asked)
+    elif what.kind == "direction" and (asked.alpha is not None or asked.axis is not None or asked.sd is not None):
+        raise InputError(f"feature {what.index} is a direction, which has no centroid and no axes; give --kl or --strength")
+    elif asked.alpha is not None or asked.sd is not None:
+        raise InputError(f"feature {what.index} is a subspace, which has axes and no centroid; give --kl or --strength, and --axis")
+    if asked.axis is not None and not 0 <= asked.axis < len(what.basis):
+        raise InputError(f"axis {asked.axis} is out of range: {what.kind} {what.index} has {len(what.basis)} (from 0)")
+
+
+def _check_region(what: Feature, asked: Asked) -> None:
+    if asked.strength is not None:
         raise InputError(f"feature {what.index} is a region: give --alpha (0 to 1), --kl, or --axis with --sd, not --strength")
     if asked.alpha is not None and not 0 <= asked.alpha <= 1:
         raise InputError(f"--alpha is a share of the way to the centroid, 0 to 1, got {asked.alpha:g}")
@@ -147,9 +162,9 @@ def _check(what: Feature, asked: Asked) -> None:
         raise InputError("--axis and --sd go together: the axis of a region, and how far along it")
     if asked.sd is not None and asked.kl is not None:
         raise InputError("give --sd or --kl, not both: the one sets how far, the other searches it")
-    if asked.axis is not None and not 0 <= asked.axis < len(what.basis):
-        raise InputError(f"axis {asked.axis} is out of range: region {what.index} has {len(what.basis)} (from 0)")
-    if is_region and asked.axis is None and asked.sign == -1:
+    if asked.sd is not None and not math.isfinite(asked.sd):
+        raise InputError(f"--sd is a finite number of standard deviations, got {asked.sd:g}")
+    if asked.axis is None and asked.sign == -1:
         raise InputError(f"feature {what.index} is a region, which is moved toward and not away from; leave --sign out, or name an --axis")
 
 
@@ -164,7 +179,7 @@ def _strength(writer: Writer, family: Family, asked: Asked) -> tuple[float, floa
     if asked.strength is not None or asked.sd is not None:
         return asked.sign * (asked.strength if asked.strength is not None else float(asked.sd or 0.0)), None
     wanted = KL if asked.kl is None else asked.kl
-    (dose,) = writer.doses(family, [wanted], signs=(asked.sign,), tolerance=0.02)
+    ((dose,),) = writer.doses([(family, (asked.sign,))], [wanted], tolerance=0.02)
     if dose.signed is None:
         raise InputError(f"{dose}; ask for another KL, or give the strength itself")
     return dose.signed, wanted
@@ -189,7 +204,7 @@ def _texts(writer: Writer, way: Way, fit: Decomposition, strength: float) -> dic
     from armillary.studies.causal.proxies import own_tokens
     from armillary.studies.causal.steering_aims import written_site
 
-    plain, steered = writer.plain(), writer.steered(way.family, [strength])[0]
+    plain, steered = writer.plain(), writer.steered([(way.family, strength)])[0]
     try:
         own = own_tokens(writer.model, written_site(fit), (-1 if strength < 0 else 1) * way.direction)
     except CapabilityError:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 
 from armillary.app.comparing import plans
@@ -29,11 +27,9 @@ from armillary.core.artifact import write_atomic
 from armillary.core.config import Config
 from armillary.core.decomposition import Decomposition
 from armillary.core.model import Model
-from armillary.core.pairs import Pairs
 from armillary.core.progress import duration
 from armillary.core.report import Estimate, plain
 from armillary.core.site import Site
-from armillary.core.statistics import Units, ratio_interval
 from armillary.core.study import Subject
 from armillary.core.texts import read_documents
 from armillary.errors import InputError, MismatchError
@@ -42,7 +38,6 @@ from armillary.lm.model import LanguageModel
 from armillary.lm.reference.texts import reference_texts
 from armillary.methods.das import DAS
 from armillary.studies.causal import localization
-from armillary.studies.causal.interchange import draw
 
 REGIONS, GROUPS, AXBENCH = "Shafran et al. 2026 (MFA)", "Shafran et al. 2025 (semi-NMF)", "Wu et al. 2025 (AxBench)"
 MIB, PROBES = "Mueller et al. 2025 (MIB)", "Kantamneni et al. 2025 (sae-probes)"
@@ -62,10 +57,6 @@ CLAIMS = (
     Claim("DAS localizes better than a sparse autoencoder", MIB, "localization", "iia", "das", "sae"),
     Claim("one feature of an autoencoder tells more than one dimension", PROBES, "probing", "above_raw_1", "sae", None),
 )
-
-
-#: Of localization, one for each variable and their mean.
-MEASURES = ("disentangle", "cause", "isolate", "iia")
 
 
 class Settings(Config):
@@ -166,33 +157,7 @@ def _refuse_others(folder: Path, settings: Settings, stored: Stored) -> None:
 
 
 def _das(model: Model, one: Asked, stored: Stored, settings: Settings) -> dict[str, Estimate]:
-    """What a subspace reaches that is learnt for each variable of a task: at the position where it learnt best."""
+    """What a subspace reaches that is learnt for each variable of a task; where, is chosen by training pairs that are held back."""
     assert one.task is not None
-    found: dict[str, Estimate] = {}
-    for variable in one.task.variables:
-        known = draw([pair for pair in one.task.train if pair.variable == variable], one.config.max_pairs, settings.seed)
-        pairs = {at: Pairs.of(model, stored.stream_site, at, known) for at in one.task.positions}
-        fits = {at: DAS(rank=settings.n_active).fit(some, seed=settings.seed) for at, some in pairs.items()}
-        position = min(fits, key=lambda at: fits[at].provenance["curve"][-1]["loss"])
-        config = one.config.model_copy(update={"select": "all", "variables": (variable,), "positions": (position,)})
-        found |= localization.run(Subject(fits[position], model=model, task=one.task, name="das"), config=config).estimates
-    by_name = {name: [found.get(f"{name}: {variable}") for variable in one.task.variables] for name in MEASURES}
-    means = {name: _mean([each for each in of if each is not None]) for name, of in by_name.items() if None not in of}
-    return found | means
-
-
-def _mean(found: Sequence[Estimate]) -> Estimate:
-    """Of several variables, each as its units have it; missing if one is."""
-    units = [each.units for each in found if each.units is not None]
-    if len(units) < len(found):
-        return next((each for each in found if each.value is None), Estimate.missing("a variable has no units", better="higher"))
-    ids = np.unique(np.concatenate([each.ids for each in units]))
-    above, below = np.zeros(len(ids)), np.zeros(len(ids))
-    for each in units:
-        at, total = np.searchsorted(ids, each.ids), each.denominator.sum() * len(units)
-        above[at] += each.numerator / total
-        below[at] += each.denominator / total
-    whole = Units(units[0].kind, ids, above, below)
-    nulls = [each.null for each in found if each.null is not None]
-    low, high = ratio_interval(whole)
-    return Estimate(whole.value, low, high, sum(each.n for each in found), null=float(np.mean(nulls)), better="higher", units=whole)
+    method = DAS(rank=settings.n_active)
+    return dict(localization.run_method(method, model, stored.stream_site, one.task, name="das", config=one.config).estimates)

@@ -32,6 +32,7 @@ from armillary.core.config import Config as Settings
 from armillary.core.decomposition import Decomposition
 from armillary.core.edits import Add
 from armillary.core.model import At, Model
+from armillary.core.prompted import plain
 from armillary.core.report import Estimate, Report
 from armillary.core.site import Site
 from armillary.core.statistics import Floats, Units, ratio_interval
@@ -201,11 +202,7 @@ def _first_token(model: Model, prompt: str, word: str) -> int:
 
 def plain_ids(model: Model, text: str) -> list[int]:
     """The ids of a text, without a special token at its end."""
-    tokens = model.tokenize(text)
-    ids = tokens.ids.tolist()
-    while len(ids) and tokens.is_special[len(ids) - 1]:
-        ids.pop()
-    return [int(i) for i in ids]
+    return [int(i) for i in plain(model.tokenize(text), 0)]
 
 
 class _Reader:

@@ -9,6 +9,7 @@ Letters: P pairs, n different prompts, b pairs of a batch, D width of a site, R 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +22,11 @@ from torch import Tensor
 
 from armillary.core.edits import Interchange
 from armillary.core.model import Edit, Model, Where
-from armillary.core.pairs import answer_key, distinct, lost_groups, prompt_key, runs, weights
+from armillary.core.pairs import Pairs, answer_key, can_read, distinct, lost_groups, prompt_key, runs, weights
 from armillary.core.progress import progress
 from armillary.core.prompted import BATCH_TOKENS, Prompted, activations_at, answered, by_length, only_at
-from armillary.core.site import Site
+from armillary.core.rows import TensorRows
+from armillary.core.site import Site, Source
 from armillary.core.statistics import Floats
 from armillary.core.task import Pair, Prompt, Task
 from armillary.core.tokens import Bools, Ints
@@ -41,7 +43,7 @@ class Trials:
         model: it.
         pairs: P.
         base, source: [P] numbers of their prompts.
-        unit: [P] which pairs belong together: those of one base entity.
+        unit: [P] which pairs belong together by their base: those of one entity.
         batch_tokens: tokens per forward pass; speed and memory only.
     """
 
@@ -70,6 +72,11 @@ class Trials:
         return self._places[position]
 
     @cached_property
+    def source_unit(self) -> Ints:
+        """[P] which pairs belong together by their source; the same number is the same entity as in `unit`."""
+        return np.array([unit_id(pair.source) for pair in self.pairs], np.int64)
+
+    @cached_property
     def weight(self) -> Floats:
         """[P] share of each pair in the score."""
         return weights(self.pairs)
@@ -96,8 +103,7 @@ class Trials:
         n = min(len(units) - 1, max(1, round(share * len(units))))
         held = np.random.default_rng(seed).permutation(units)[:n]
         left = np.isin(self.unit, held)
-        source = np.array([unit_id(pair.source) for pair in self.pairs], np.int64)
-        own = ~left & ~np.isin(source, held)
+        own = ~left & ~np.isin(self.source_unit, held)
         is_enough = _keeps(np.array([pair.kind for pair in self.pairs]), ~left, own, 1 / 4)
         shared = "" if is_enough else "base entities held back to choose settings and position by are sources in pairs learnt from"
         return Halves(self.take(np.flatnonzero(own if is_enough else ~left)), self.take(np.flatnonzero(left)), shared)
@@ -156,6 +162,8 @@ def _keeps(kind: NDArray[np.str_], before: Bools, after: Bools, share: float) ->
 class Bench:
     """A task on a model: the pairs whose two prompts the model answers as the causal model does, and the activations of these prompts.
 
+    Pairs whose prompts the tokenizer does not keep apart from their answers are left out before any are drawn.
+
     Args:
         model: the model.
         task: the task.
@@ -164,6 +172,9 @@ class Bench:
         max_pairs: pairs of each variable and split at most, drawn by `seed`, as many of each kind; None for all.
         seed: of the draw.
         batch_tokens: tokens per forward pass; speed and memory only.
+
+    Raises:
+        InputError: the tokenizer keeps no pair's prompts apart from their answers, or a prompt is longer than the model's context.
     """
 
     def __init__(
@@ -178,17 +189,14 @@ class Bench:
         batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         self.model, self.task, self.batch_tokens = model, task, batch_tokens
-        chosen = [name for name in task.variables if not variables or name in variables]
-        splits = {"train": task.train, "test": task.test}
-        #: (variable, split) -> pairs that were drawn.
-        self.drawn = {
-            (name, split): draw([pair for pair in pairs if pair.variable == name], max_pairs, seed)
-            for name in chosen
-            for split, pairs in splits.items()
-        }
+        known = _by_variable(task, variables)
+        read = set(map(id, itertools.compress(_all(known), can_read(model, _all(known)))))
+        #: (variable, split) -> pairs whose prompts the tokenizer does not keep apart from their answers.
+        self.left_out = {key: [pair for pair in pairs if id(pair) not in read] for key, pairs in known.items()}
+        #: (variable, split) -> pairs that were drawn of the others.
+        self.drawn = {key: draw([pair for pair in pairs if id(pair) in read], max_pairs, seed) for key, pairs in known.items()}
         self._known: dict[tuple[object, ...], bool] = {}
-        everyone = [pair for pairs in self.drawn.values() for pair in pairs]
-        self._ask([(prompt, prompt.answer) for pair in everyone for prompt in (pair.base, pair.source)])
+        self._ask([(prompt, prompt.answer) for pair in _all(self.drawn) for prompt in (pair.base, pair.source)])
         kept = {key: [pair for pair in pairs if self._can_do(pair)] for key, pairs in self.drawn.items()}
         prompts, index = distinct([p for pairs in kept.values() for pair in pairs for p in (pair.base, pair.source)], prompt_key)
         self.x = activations_at(model, prompts, places, batch_tokens=batch_tokens) if prompts else {}
@@ -217,13 +225,16 @@ class Bench:
         return np.array([self._can_do(pair) for key in keys for pair in self.drawn[key]], bool)
 
     def kinds(self, variable: str, split: str = "test") -> tuple[str, ...]:
-        """Kinds of the pairs that were drawn, in the order they are met."""
-        return tuple(dict.fromkeys(pair.kind for pair in self.drawn[variable, split]))
+        """Kinds of the pairs that were drawn or left out, in the order they are met: of what the task asks."""
+        key = (variable, split)
+        return tuple(dict.fromkeys(pair.kind for pair in (*self.drawn[key], *self.left_out[key])))
 
     def why_not(self, variable: str, halves: Halves) -> str:
         """Why nothing can be said of a variable: a split has no pair that the model can do, or none that asks for a change, or for none."""
         for split in ("train", "test"):
-            drawn, kept = len(self.drawn[variable, split]), len(self.trials[variable, split])
+            drawn, kept, left = (len(of[variable, split]) for of in (self.drawn, self.trials, self.left_out))
+            if not drawn and left:
+                return f"the tokenizer keeps prompt and answer apart in none of {left} {split} pairs of {variable!r}"
             if not drawn:
                 return f"the {split} has no pair of {variable!r}"
             if not kept:
@@ -249,6 +260,11 @@ class Bench:
             self._everything[key] = self.trials[variable, split].right(position, Whole(site, self.x[site, position]))
         return self._everything[key]
 
+    def pairs(self, trials: Trials, site: Site, position: str) -> Pairs:
+        """Trials as something that a method can be fitted to: what their sources have at a place is not read again."""
+        rows = TensorRows(self.x[site, position][trials.source], source=Source(self.model.name, self.model.revision, site))
+        return Pairs(self.model, site, position, trials.pairs, rows)
+
     def _can_do(self, pair: Pair) -> bool:
         return self._known[answer_key(pair.base)] and self._known[answer_key(pair.source)]
 
@@ -257,6 +273,16 @@ class Bench:
         new = {(prompt.text, answer): prompt for prompt, answer in asked if (prompt.text, answer) not in self._known}
         found = answered(self.model, list(new.values()), [answer for _, answer in new], batch_tokens=self.batch_tokens)
         self._known |= dict(zip(new, found.tolist(), strict=True))
+
+
+def _by_variable(task: Task, variables: Sequence[str]) -> dict[tuple[str, str], list[Pair]]:
+    """(variable, split) -> pairs, of some variables or, for (), of all."""
+    names, splits = [name for name in task.variables if not variables or name in variables], {"train": task.train, "test": task.test}
+    return {(name, split): [pair for pair in pairs if pair.variable == name] for name in names for split, pairs in splits.items()}
+
+
+def _all(pairs: Mapping[tuple[str, str], list[Pair]]) -> list[Pair]:
+    return [pair for some in pairs.values() for pair in some]
 
 
 def _kinds(trials: Trials) -> list[str]:

@@ -9,7 +9,8 @@ should then say what the causal model says when the variable alone is given the 
     disentangle  (cause + isolate) / 2: doing nothing and exchanging everything both give 0.5 where source and base differ in all
 
 Only pairs whose two prompts the model answers as the causal model does are kept. Features are chosen, by a mask learnt through the model or
-a score, on training pairs; the setting and the position that are best on training pairs held back for that are used on the test.
+a score, on training pairs; the setting and the position that are best on training pairs held back for that are used on the test. A method
+that learns a fit for each variable is chosen a position for in the same way, by `run_method`.
 
 Geiger et al. (2021), arXiv 2106.02997; Huang et al. (2024), RAVEL, arXiv 2402.17700; Mueller et al. (2025), MIB, arXiv 2504.13151. See
 docs/studies/localization.md.
@@ -18,25 +19,28 @@ docs/studies/localization.md.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from armillary.core.config import Config as Settings
 from armillary.core.decomposition import Decomposition
+from armillary.core.method import Method
+from armillary.core.model import Model
 from armillary.core.report import Report
 from armillary.core.site import Site
 from armillary.core.statistics import Floats
-from armillary.core.study import Need, Subject, Subjects, as_subjects
+from armillary.core.study import Need, Subjects, as_subjects
 from armillary.core.task import Task
 from armillary.core.tokens import Bools
-from armillary.errors import InputError, unknown
-from armillary.studies.causal.interchange import Bench, Change, Within
-from armillary.studies.causal.localization_report import Found, Located, report
+from armillary.errors import CapabilityError, InputError, unknown
+from armillary.studies.causal.interchange import Bench, Halves, Trials, Within
+from armillary.studies.causal.localization_report import HOW, Found, Located, report
 from armillary.studies.causal.masks import Chosen, Coordinates, choose
 from armillary.studies.together import together
 
@@ -91,7 +95,8 @@ def run(subjects: Subjects, *, config: Config = Config()) -> Report:  # noqa: B0
         config: settings.
 
     Raises:
-        InputError: no model or task, a bare dictionary, a fit that does not name its site, or a prompt that does not fit the context.
+        InputError: no model or task, a bare dictionary, a fit that does not name its site, a prompt that does not fit the context, or a
+            tokenizer that keeps prompts and answers of no pair apart.
         NonFiniteError: the loss that features are chosen by, or its gradient, is NaN or infinite.
         UnknownNameError: a variable that the task does not have.
         CapabilityError: the model has no logits.
@@ -105,10 +110,45 @@ def run(subjects: Subjects, *, config: Config = Config()) -> Report:  # noqa: B0
     for subject in asked:
         began, key = time.monotonic(), (id(subject.model), id(subject.task))
         if key not in benches:
-            benches[key] = _bench([one for one in asked if (id(one.model), id(one.task)) == key], config)
-        located = [_locate(subject.fit(), benches[key], variable, config) for variable in benches[key].variables]
-        reports.append(report(subject, benches[key], located, config, time.monotonic() - began))
+            seen = [site for one in asked if (id(one.model), id(one.task)) == key for site in sites(one.fit())]
+            benches[key] = _bench(subject.require_model(), subject.require_task(), seen, config)
+        bench, fit = benches[key], subject.fit()
+        located = [_locate(fit, bench, variable, config) for variable in bench.variables]
+        notes, record = HOW[config.select], dict(fit.provenance)
+        reports.append(report(subject.label, bench, located, config, how=notes, fit=record, seconds=time.monotonic() - began))
     return together("localization", reports)
+
+
+def run_method(method: Method, model: Model, site: Site | str, task: Task, *, name: str = "", config: Config = Config()) -> Report:  # noqa: B008
+    """Look for a task's variables with a method that learns a fit for each of them from `Pairs`, such as DAS.
+
+    At every position a fit is made to some training pairs and scored on those held back; at the best one it is made again to all of them,
+    and has the test to pass. All of a fit is exchanged: `select`, `units`, `roles` and `n_features` are not used.
+
+    Args:
+        method: what is fitted.
+        model: a causal language model.
+        site: where.
+        task: its pairs.
+        name: how the report calls it; the method's name if empty.
+        config: settings of the study.
+
+    Returns:
+        a report like that of `run`; fits to other positions than the best are of some of the training pairs.
+
+    Raises:
+        InputError, UnknownNameError: as of `run`, and what the method does not fit.
+        CapabilityError: the model has no logits.
+    """
+    began, place, told = time.monotonic(), Site.parse(site), type(method).__name__
+    if not model.has_logits:
+        raise CapabilityError(f"this study needs next-token logits, which {model.name!r} (an encoder) does not have")
+    _check(task, config)
+    bench = _bench(model, task, [place], config)
+    located = [_learn(method, place, bench, variable, config) for variable in bench.variables]
+    record = {"method": told, "options": method.model_dump(mode="json"), "site": str(place)}
+    how = f"{told} was fitted to the training pairs of each variable, and all of it exchanged"
+    return report(name or told, bench, located, config, how=how, fit=record, seconds=time.monotonic() - began)
 
 
 def sites(fit: Decomposition) -> tuple[Site, Site]:
@@ -135,14 +175,11 @@ def _positions(task: Task, config: Config) -> tuple[str, ...]:
     return config.positions or task.positions
 
 
-def _bench(subjects: Sequence[Subject], config: Config) -> Bench:
-    first = subjects[0]
-    task = first.require_task()
-    seen = dict.fromkeys(site for subject in subjects for site in sites(subject.fit()))
+def _bench(model: Model, task: Task, seen: Sequence[Site], config: Config) -> Bench:
     return Bench(
-        first.require_model(logits=True),
+        model,
         task,
-        [(site, position) for site in seen for position in _positions(task, config)],
+        [(site, position) for site in dict.fromkeys(seen) for position in _positions(task, config)],
         variables=config.variables,
         max_pairs=config.max_pairs,
         seed=config.seed,
@@ -152,38 +189,83 @@ def _bench(subjects: Sequence[Subject], config: Config) -> Bench:
 
 def _locate(fit: Decomposition, bench: Bench, variable: str, config: Config) -> Located:
     """What a fit's features do for a variable, at every position and beside the nulls."""
+    read, written = sites(fit)
+
+    def at(position: str, halves: Halves) -> Found:
+        coordinates = Coordinates(fit, bench.x[read, position], written, position, units=config.units, roles=config.roles)
+        return _found(bench, variable, coordinates, choose(halves.learn_from, halves.choose_by, coordinates, config))
+
+    return _beside_nulls(bench, variable, at, config)
+
+
+def _learn(method: Method, site: Site, bench: Bench, variable: str, config: Config) -> Located:
+    """What fits to a variable do for it, at every position and beside the nulls; at the best one the fit is of all training pairs."""
+
+    def fitted(trials: Trials, position: str) -> Coordinates:
+        fit = method.fit(bench.pairs(trials, site, position), seed=config.seed)
+        return Coordinates(fit, bench.x[site, position], site, position)
+
+    def at(position: str, halves: Halves) -> Found:
+        coordinates = fitted(halves.learn_from, position)
+        everything = coordinates.none() + 1
+        score = halves.choose_by.score(halves.choose_by.right(position, coordinates.change(everything)))
+        return _found(bench, variable, coordinates, Chosen(everything, f"{len(halves.learn_from)} pairs", score))
+
+    def again(best: Found) -> Found:
+        train = bench.trials[variable, "train"]
+        coordinates = fitted(train, best.position)
+        return _found(bench, variable, coordinates, replace(best.chosen, mask=coordinates.none() + 1, setting=f"{len(train)} pairs"))
+
+    return _beside_nulls(bench, variable, at, config, again)
+
+
+def _beside_nulls(
+    bench: Bench, variable: str, at: Callable[[str, Halves], Found], config: Config, again: Callable[[Found], Found] | None = None
+) -> Located:
+    """What is found of a variable at every position, and once more at the best one, beside the nulls; or why nothing is."""
     halves = bench.trials[variable, "train"].split(config.validation, config.seed)
     located = Located(variable, bench.trials[variable, "test"], bench.kinds(variable) or bench.kinds(variable, "train"))
     if reason := bench.why_not(variable, halves):
         return replace(located, reason=reason)
-    (read, written), found = sites(fit), []
-    for position in _positions(bench.task, config):
-        coordinates = Coordinates(fit, bench.x[read, position], written, position, units=config.units, roles=config.roles)
-        chosen = choose(halves.learn_from, halves.choose_by, coordinates, config)
-        right = _right(bench, variable, position, coordinates.change(chosen.mask), chosen)
-        everything = bench.everything(variable, written, position)
-        found.append(Found(position, chosen, coordinates, right, everything))
-    located = replace(located, found=tuple(found), nothing=bench.nothing(variable), shared=halves.shared)
-    return located.with_random(_random(bench, located, written, config))
+    found = tuple(at(position, halves) for position in _positions(bench.task, config))
+    located = replace(located, found=found, nothing=bench.nothing(variable), shared=halves.shared)
+    if again is not None:
+        best = located.best
+        located = replace(located, found=tuple(again(one) if one is best else one for one in found))
+    return located.with_random(_random(bench, located, config))
 
 
-def _right(bench: Bench, variable: str, position: str, change: Change, chosen: Chosen) -> Bools:
+def _found(bench: Bench, variable: str, coordinates: Coordinates, chosen: Chosen) -> Found:
+    """What exchanging the chosen features does on the test."""
+    right = _right(bench, variable, coordinates, chosen.mask)
+    return Found(coordinates.position, chosen, coordinates, right, bench.everything(variable, coordinates.site, coordinates.position))
+
+
+def _right(bench: Bench, variable: str, coordinates: Coordinates, mask: Tensor) -> Bools:
     """[P] of the test, whether each pair comes out as expected; of no feature that is what doing nothing gives."""
-    return bench.trials[variable, "test"].right(position, change) if chosen.n else bench.nothing(variable)
+    test = bench.trials[variable, "test"]
+    return test.right(coordinates.position, coordinates.change(mask)) if mask.any() else bench.nothing(variable)
 
 
-def _random(bench: Bench, located: Located, site: Site, config: Config) -> Floats:
+def _random(bench: Bench, located: Located, config: Config) -> Floats:
     """[P] share of draws in which each pair of the test comes out as expected, of equally many random features at the best position;
     or, where all are chosen, of random subspaces of equal rank."""
     best = located.best
-    coordinates, n, x = best.coordinates, best.chosen.n, bench.x[site, best.position]
+    coordinates, n, test = best.coordinates, best.chosen.n, located.test
     if n < len(coordinates):
-        changes = [coordinates.change(mask) for mask in coordinates.draws(n, config.n_random, config.seed)]
+        masks = coordinates.draws(n, config.n_random, config.seed)
+        rights = [_right(bench, located.variable, coordinates, mask) for mask in masks]
+    elif n:
+        rights = [test.right(best.position, change) for change in _random_subspaces(bench, coordinates, config)]
     else:
-        generator = torch.Generator().manual_seed(config.seed)
-        rank = min(len(coordinates.atoms), x.shape[1])
-        drawn = [torch.randn(x.shape[1], rank, generator=generator) for _ in range(config.n_random)]
-        changes = [Within(site, x, torch.linalg.qr(one)[0].T.contiguous()) for one in drawn]
-    rights = [_right(bench, located.variable, best.position, change, best.chosen) for change in changes if n] or [located.nothing]
+        rights = [located.nothing]  # there is nothing to exchange
     share: Floats = np.mean(np.stack(rights), axis=0, dtype=np.float64)
     return share
+
+
+def _random_subspaces(bench: Bench, coordinates: Coordinates, config: Config) -> list[Within]:
+    """Exchanges of subspaces of the rank that all features have together."""
+    x, generator = bench.x[coordinates.site, coordinates.position], torch.Generator().manual_seed(config.seed)
+    rank = min(len(coordinates.atoms), x.shape[1])
+    drawn = [torch.randn(x.shape[1], rank, generator=generator) for _ in range(config.n_random)]
+    return [Within(coordinates.site, x, torch.linalg.qr(one)[0].T.contiguous()) for one in drawn]

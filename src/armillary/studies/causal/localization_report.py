@@ -14,8 +14,7 @@ import numpy as np
 from armillary.core.pairs import CAUSE, ISOLATE, is_about_entities, kind_shares
 from armillary.core.provenance import versions
 from armillary.core.report import Estimate, Report
-from armillary.core.statistics import Floats, Interval, Units, ratio_interval, wilson_interval
-from armillary.core.study import Subject
+from armillary.core.statistics import Floats, Interval, Units, crossed_units, ratio_interval, wilson_interval
 from armillary.core.tokens import Bools, Ints
 from armillary.studies.causal.interchange import Bench, Trials, unit_id
 from armillary.studies.causal.masks import Chosen, Coordinates
@@ -27,8 +26,17 @@ if TYPE_CHECKING:
 FEW = 20
 #: Features that a table names at most.
 NAMED = 20
-#: What a unit of the bootstrap is.
+#: What a unit of the bootstrap is; the entities of sources are units as well.
 UNIT = "base entity"
+#: Deviations of units that are no more than rounding.
+TINY = 1e-9
+#: How features were chosen, in words.
+HOW = {
+    "mask": "Features were chosen by a mask learnt through the model on training pairs",
+    "attribution": "Features were chosen by first-order attribution on training pairs",
+    "difference": "Features were chosen by how much they differ between bases and sources of training pairs",
+    "all": "All features were exchanged",
+}
 
 
 @dataclass(frozen=True)
@@ -111,20 +119,22 @@ def _isolates(kind: str) -> bool:
     return kind.partition(":")[0] == ISOLATE
 
 
-def report(subject: Subject, bench: Bench, located: Sequence[Located], config: Config, seconds: float) -> Report:
-    """The report of one subject."""
+def report(
+    title: str, bench: Bench, located: Sequence[Located], config: Config, *, how: str, fit: Mapping[str, Any], seconds: float
+) -> Report:
+    """The report of one subject: of a fit, told by its provenance, or of a method that is fitted to each variable."""
     estimates: dict[str, Estimate] = {}
     for measure in ("disentangle", "cause", "isolate", "iia"):
         estimates |= _estimates(measure, located, config)
     estimates |= _kept(bench, config) | {f"n_features: {one.variable}": _n_features(one) for one in located}
     return Report(
-        subject.label,
+        title,
         estimates,
         {"variables": _variables(located), "positions": _positions(located), "kept": _kept_table(bench)},
         {"score by position": _figure(located)},
-        notes=_notes(config),
+        notes=_notes(how, config),
         warnings=_warnings(located, bench),
-        provenance=_provenance(subject, bench, config),
+        provenance=_provenance(fit, bench, config),
         seconds=seconds,
     )
 
@@ -146,17 +156,17 @@ def _estimate(measure: str, located: Sequence[Located], config: Config) -> Estim
         return Estimate.missing(located[0].reason, better="higher")
     weight = np.concatenate([_weight(one, measure) / len(located) for one in located])
     kind = np.array([pair.kind for one in located for pair in one.test.pairs])
-    unit = np.concatenate([one.test.unit for one in located])
+    base, source = (np.concatenate([getattr(one.test, name) for one in located]) for name in ("unit", "source_unit"))
 
     def joined(of: Callable[[Located], Any]) -> Floats:
         return np.concatenate([np.asarray(of(one), np.float64) for one in located])
 
-    units = _units(unit, weight, joined(lambda one: one.best.right))
-    low, high = _interval(units, config)
+    part = np.unique([f"{one.variable}, {pair.kind}" for one in located for pair in one.test.pairs], return_inverse=True)[1]
+    found = _share(weight, joined(lambda one: one.best.right), part, (base, source), config)
     null, ceiling = _bounds(
         weight, kind, joined(lambda one: one.nothing), joined(lambda one: one.best.everything), joined(lambda one: one.random)
     )
-    return Estimate(units.value, low, high, int((weight > 0).sum()), null, ceiling, better="higher", units=units)
+    return replace(found, null=null, ceiling=ceiling)
 
 
 def _weight(one: Located, measure: str) -> Floats:
@@ -166,21 +176,28 @@ def _weight(one: Located, measure: str) -> Floats:
     return np.array([shares.get(kind, 0.0) / kinds.count(kind) for kind in kinds], np.float64)
 
 
-def _units(unit: Ints, weight: Floats, right: Floats) -> Units:
-    """Sums per base entity."""
-    ids, index = np.unique(unit[weight > 0], return_inverse=True)
-    some, values = weight[weight > 0], right[weight > 0]
-    above, below = (np.bincount(index, part, len(ids)).astype(np.float64) for part in (some * values, some))
-    return Units(UNIT, ids, above, below)
+def _share(weight: Floats, right: Floats, part: Ints, sides: tuple[Ints, Ints], config: Config) -> Estimate:
+    """The share of pairs [P] that came out as expected, with units and an interval for bases and sources (the sides) alike.
+
+    How many pairs a part (a kind of a variable) has is no accident, so pairs deviate from their part; from the whole where it has one.
+    """
+    some, value = weight > 0, round(float(weight @ right), 12)  # so that equal shares are equal
+    n, total = np.bincount(part), np.bincount(part, right)
+    deviation = weight * (right - np.where(n > 1, total / np.maximum(n, 1), value)[part])
+    units = crossed_units(UNIT, value, deviation[some], *(side[some] for side in sides))
+    fewer = min(len(np.unique(side[some])) for side in sides)
+    low, high = _interval(units, value, fewer, config)
+    return Estimate(value, low, high, int(some.sum()), better="higher", units=units)
 
 
-def _interval(units: Units, config: Config) -> Interval:
-    """By bootstrap; but where all units are wholly right, or wholly wrong, resampling them says nothing of others."""
-    if len(units) < 2 or units.value not in (0.0, 1.0):
-        return ratio_interval(units, n_samples=config.n_bootstrap, seed=config.seed)
-    low, high = wilson_interval(round(units.value) * len(units), len(units))
-    assert low is not None and high is not None
-    return (low, 1.0) if units.value else (0.0, high)  # one end is the value itself, but for rounding
+def _interval(units: Units, value: float, fewer: int, config: Config) -> Interval:
+    """By bootstrap. But where all units agree, resampling them says nothing of others: then as much of what is right may be wrong, and of
+    what is wrong right, as Wilson's interval has it of the fewer of bases and sources without an exception."""
+    if len(units) > 1 and np.ptp(units.numerator) <= TINY:
+        most = wilson_interval(0, fewer)[1] or 0.0
+        return value * (1 - most), value + (1 - value) * most
+    low, high = ratio_interval(units, n_samples=config.n_bootstrap, seed=config.seed)
+    return (None, None) if low is None or high is None else (max(0.0, low), min(1.0, high))
 
 
 def _bounds(weight: Floats, kind: Any, nothing: Floats, everything: Floats, random: Floats) -> tuple[float, float]:
@@ -190,7 +207,8 @@ def _bounds(weight: Floats, kind: Any, nothing: Floats, everything: Floats, rand
     counted = weight > 0
     trivial = [] if stays[counted].all() else [nothing, random]
     trivial += [everything] if stays[counted].any() else []
-    return max(float(weight @ one) for one in trivial), float(weight @ np.where(stays, nothing, everything))
+    null, ceiling = max(float(weight @ one) for one in trivial), float(weight @ np.where(stays, nothing, everything))
+    return round(null, 12), round(ceiling, 12)
 
 
 def _kept(bench: Bench, config: Config) -> dict[str, Estimate]:
@@ -200,14 +218,13 @@ def _kept(bench: Bench, config: Config) -> dict[str, Estimate]:
     for name in names:
         pairs = [pair for key, drawn in bench.drawn.items() if key[1] == "test" and name in (None, key[0]) for pair in drawn]
         found = bench.kept("test", name).astype(np.float64)
-        unit = np.array([unit_id(pair.base) for pair in pairs], np.int64)
         key = "kept" if name is None else f"kept: {name}"
         if not len(found):
-            out[key] = Estimate.missing(f"the test has no pair of {name}", better="higher")
+            out[key] = Estimate.missing(f"the test has no pair of {name} that can be put to the model", better="higher")
             continue
-        units = _units(unit, np.full(len(found), 1 / len(found)), found)
-        low, high = _interval(units, config)
-        out[key] = Estimate(units.value, low, high, len(found), ceiling=1.0, better="higher", units=units)
+        base, source = (np.array([unit_id(getattr(pair, side)) for pair in pairs], np.int64) for side in ("base", "source"))
+        weight, whole = np.full(len(found), 1 / len(found)), np.zeros(len(found), np.int64)
+        out[key] = replace(_share(weight, found, whole, (base, source), config), ceiling=1.0)
     return out
 
 
@@ -282,25 +299,20 @@ def _figure(located: Sequence[Located]) -> dict[str, Any]:
 # ---------------------------------------------------------------- words
 
 
-def _notes(config: Config) -> list[str]:
-    chosen = {
-        "mask": "Features were chosen by a mask learnt through the model on training pairs",
-        "attribution": "Features were chosen by first-order attribution on training pairs",
-        "difference": "Features were chosen by how much they differ between bases and sources of training pairs",
-        "all": "All features were exchanged",
-    }[config.select]
+def _notes(how: str, config: Config) -> list[str]:
     return [
-        f"{chosen}; setting and position by training pairs of other base entities, held back, whose sources may have been learnt from. "
+        f"{how}; setting and position by training pairs of other base entities, held back, whose sources may have been learnt from. "
         "The test had no part in either.",
         "An answer is right where each of its tokens is the model's most likely one. Only pairs both of whose prompts it answers are kept.",
         f"Null: the best of doing nothing, as many random features ({config.n_random} draws) and, where something has to stay, exchanging "
         "everything. Ceiling: exchanging everything where the answer is to change, nothing where it is not.",
-        "Intervals: 95 %, bootstrap over base entities, Wilson's where these are all wholly right or wrong. Sources are not resampled.",
+        "Intervals: 95 %, bootstrap over the entities of bases and of sources; where all agree Wilson's, of as many trials as there are of "
+        "the fewer.",
     ]
 
 
 def _warnings(located: Sequence[Located], bench: Bench) -> list[str]:
-    out = []
+    out = _left_out(bench)
     for one in located:
         if not one.found:
             out.append(f"{one.variable}: {one.reason}")
@@ -315,6 +327,15 @@ def _warnings(located: Sequence[Located], bench: Bench) -> list[str]:
     return out
 
 
+def _left_out(bench: Bench) -> list[str]:
+    """How many pairs the tokenizer cannot be asked, in a line."""
+    pairs = [pair for some in bench.left_out.values() for pair in some]
+    if not pairs:
+        return []
+    told = f"base {pairs[0].base.text!r} and source {pairs[0].source.text!r}"
+    return [f"{len(pairs):,} pairs left out: the tokenizer does not keep a prompt apart from its answer, such as in that of {told}"]
+
+
 def _lost(one: Located, bench: Bench) -> list[str]:
     """Kinds of which no pair is left, a line each."""
     lines = []
@@ -325,11 +346,11 @@ def _lost(one: Located, bench: Bench) -> list[str]:
     return lines
 
 
-def _provenance(subject: Subject, bench: Bench, config: Config) -> dict[str, Any]:
+def _provenance(fit: Mapping[str, Any], bench: Bench, config: Config) -> dict[str, Any]:
     task = bench.task
     return {
         "study": "localization",
-        "fit": dict(subject.fit().provenance),
+        "fit": dict(fit),
         "model": bench.model.name,
         "revision": bench.model.revision,
         "task": {"name": task.name, "note": task.note, "train": len(task.train), "test": len(task.test)},

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 
 from armillary.core.statistics import Floats
-from armillary.errors import InputError
+from armillary.inspect import asking
+from armillary.inspect.answers import verdict
 from armillary.studies.causal.steering_scores import harmonic
 
+#: Who rates.
+Asked = asking.Asked
 Aspect = Literal["concept", "instruction", "fluency"]
 ASPECTS: tuple[Aspect, ...] = ("concept", "instruction", "fluency")
 #: The largest rating.
@@ -45,14 +48,6 @@ _SCALES: dict[Aspect, str] = {
         "0 = it is broken or repeats itself\n1 = it can be read, with faults\n2 = it reads well"
     ),
 }
-
-
-class Asked(Protocol):
-    """What is asked of a judge."""
-
-    def ask(self, prompts: Sequence[str]) -> list[str | None]:
-        """An answer to each prompt; None where the judge failed."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -101,18 +96,16 @@ def rate(judge: Asked, cases: Sequence[Case]) -> Ratings:
         InputError: the judge gave more or fewer answers than it was asked for.
     """
     questions = [case.question(aspect) for aspect in ASPECTS for case in cases]
-    answers = judge.ask(questions)
-    if len(answers) != len(questions):
-        raise InputError(f"the judge gave {len(answers)} answers to {len(questions)} questions; it owes one each, None where it failed")
-    values = np.array([np.nan if (one := parsed(answer)) is None else one for answer in answers], dtype=np.float64)
+    ratings = [parsed(answer) for answer in asking.in_words(judge, questions)]
+    values = np.array([np.nan if one is None else one for one in ratings], dtype=np.float64)
     of = dict(zip(ASPECTS, values.reshape(len(ASPECTS), len(cases)), strict=True))
     return Ratings(of, len(questions), int(np.isnan(values).sum()))
 
 
 def parsed(answer: str | None) -> int | None:
-    """The rating in an answer: a digit from 0 to 2 and nothing besides, or None."""
-    stripped = (answer or "").strip().removesuffix(".")
-    return int(stripped) if stripped in {"0", "1", "2"} else None
+    """The rating in an answer: a digit from 0 to 2 that has a line to itself, the only one of its kind, or None."""
+    digit = verdict(answer, ("0", "1", "2"))
+    return None if digit is None else int(digit)
 
 
 def rank_correlation(proxy: Floats, rating: Floats) -> tuple[float | None, int]:

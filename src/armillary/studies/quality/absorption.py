@@ -32,11 +32,13 @@ from armillary.core.report import Report
 from armillary.core.run import drive
 from armillary.core.statistics import Floats, matched_directions
 from armillary.core.study import Need, Subject, Subjects, as_subjects
-from armillary.core.tokens import Ints
+from armillary.core.tokens import Bools, Ints
 from armillary.errors import InputError
+from armillary.studies.by_rows import by_rows
 from armillary.studies.quality.absorption_parts import absorbed, f1, main_set, rank_features, sizes
 from armillary.studies.quality.absorption_report import Class, Measured, report
 from armillary.studies.quality.chosen_rows import ChosenRows
+from armillary.studies.quality.document_reading import columns_key
 from armillary.studies.quality.linear_probe import Probe
 from armillary.studies.quality.token_properties import Form, Words, draw_words
 from armillary.studies.together import together
@@ -82,16 +84,9 @@ def run(subjects: Subjects, *, config: Config = Config()) -> Report:  # noqa: B0
         ShapeError: the rows do not hold what a fit reads.
     """
     began = time.monotonic()
-    asked = as_subjects(subjects)
-    for subject in asked:
-        subject.fit(), subject.require_rows()
-    measured: dict[int, Measured] = {}
-    with torch.no_grad():
-        for key in dict.fromkeys(id(subject.rows) for subject in asked):
-            group = [i for i, subject in enumerate(asked) if id(subject.rows) == key]
-            measured |= dict(zip(group, _measure([asked[i] for i in group], config), strict=True))
+    measured = by_rows(as_subjects(subjects), lambda group: _measure(group, config))
     seconds = time.monotonic() - began
-    return together("absorption", [report(measured[i], config, seconds) for i in range(len(asked))])
+    return together("absorption", [report(one, config, seconds) for one in measured])
 
 
 def _measure(subjects: Sequence[Subject], config: Config) -> list[Measured]:
@@ -101,30 +96,60 @@ def _measure(subjects: Sequence[Subject], config: Config) -> list[Measured]:
     chosen = ChosenRows(words.row, Pass(config.batch_size))
     drive([chosen], rows, title="absorption")
     x = chosen.finish()
-    probes: dict[str, list[Probe | str]] = {}
+    gates: dict[str, list[_Gate]] = {}
     out = []
     for subject in subjects:
         read, target = columns_for(subject.fit(), rows.layout)
         if target is None:
             raise InputError(f"{subject.label} reconstructs another site, which the rows do not hold; harvest both sites")
-        if repr(target) not in probes:
-            probes[repr(target)] = _probes(x[:, target].double().numpy(), words, config)
+        if (key := columns_key(target)) not in gates:
+            gates[key] = _gates(x[:, target].double().numpy(), words, config)
         asked = _asked(subject.fit(), x[:, read], x[:, target], config)
-        out.append(Measured(subject, rows, words, _classes(asked, words, probes[repr(target)], config)))
+        out.append(Measured(subject, rows, words, _classes(asked, words, gates[key], config)))
     return out
 
 
-def _probes(x: Floats, words: Words, config: Config) -> list[Probe | str]:
-    """[C] a probe of each class, or what is missing."""
-    sides = [words.side == i for i in range(3)]
-    found: list[Probe | str] = []
-    for member in words.member:
-        counts = [(int(member[side].sum()), int((~member[side]).sum())) for side in sides]
-        if min(map(min, counts)) < config.min_positives:
-            found.append(f"a side has only {min(map(min, counts))} rows with it or without it, and {config.min_positives} are needed")
-            continue
-        found.append(Probe.of(x[sides[0]], member[sides[0]], balanced=True, each_column=False))
-    return found
+# ---------------------------------------------------------------- which classes a probe tells
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """A class and its probe.
+
+    Args:
+        about: the class with its probe's scores, and why it does not pass if it does not.
+        w: [D] direction of the probe, of length 1.
+        accepts: [n] the rows that the probe accepts.
+    """
+
+    about: Class
+    w: Tensor
+    accepts: Bools
+
+
+def _gates(x: Floats, words: Words, config: Config) -> list[_Gate]:
+    """[C] the classes, with probes of rows [n, D]."""
+    return [_gate(x, words, c, config) for c in range(len(words.classes))]
+
+
+def _gate(x: Floats, words: Words, c: int, config: Config) -> _Gate:
+    member, (learnt, choice, judged) = words.member[c], (words.side == i for i in range(3))
+    about = Class(words.classes[c], int(member.sum()), "")
+    fewest = min(int(rows.sum()) for side in (learnt, choice, judged) for rows in (member[side], ~member[side]))
+    if fewest < config.min_positives:
+        reason = f"a side has only {fewest} rows with it or without it, and {config.min_positives} are needed"
+        return _Gate(replace(about, reason=reason), torch.zeros(0), np.zeros(0, bool))
+    probe = Probe.of(x[learnt], member[learnt], balanced=True, each_column=False)
+    score = probe(x)
+    gate = f1(score[choice], member[choice])
+    reason = "" if gate > config.min_f1 else f"its probe has F1 {gate:.2f}, not above {config.min_f1:g}"
+    if not reason and not (judged & member & (score > 0)).any():
+        reason = "its probe accepts none of the tokens that are judged by"
+    about = replace(about, reason=reason, choice_f1=gate, probe_f1=f1(score[judged], member[judged]))
+    return _Gate(about, torch.nn.functional.normalize(torch.from_numpy(probe.weight), dim=0), score > 0)
+
+
+# ---------------------------------------------------------------- what features make of them
 
 
 @dataclass(frozen=True)
@@ -173,45 +198,28 @@ def _stacked(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([torch.nn.functional.pad(one, (0, most - one.shape[1])) for one in parts])
 
 
-def _classes(asked: _Asked, words: Words, probes: Sequence[Probe | str], config: Config) -> list[Class]:
+def _classes(asked: _Asked, words: Words, gates: Sequence[_Gate], config: Config) -> list[Class]:
     """What the study says of each class."""
-    gates = [_gate(asked, words, c, probe, config) for c, probe in enumerate(probes)]
-    passed = [c for c, one in enumerate(gates) if not one.reason]
+    passed = [c for c, one in enumerate(gates) if not one.about.reason]
     if not passed:
-        return gates
+        return [one.about for one in gates]
     learnt = words.side == 0
     ranked = rank_features(asked.table[learnt], words.member[passed][:, learnt], seed=config.seed)
-    found = {c: _answer(asked, words, c, probes[c], ranked=own, gate=gates[c]) for c, own in zip(passed, ranked, strict=True)}
-    return [found.get(c, one) for c, one in enumerate(gates)]
+    found = {c: _answer(asked, words, words.member[c], gates[c], own) for c, own in zip(passed, ranked, strict=True)}
+    return [found.get(c, one.about) for c, one in enumerate(gates)]
 
 
-def _gate(asked: _Asked, words: Words, c: int, probe: Probe | str, config: Config) -> Class:
-    """A class with its probe's scores, and why it does not pass if it does not."""
-    member = words.member[c]
-    if isinstance(probe, str):
-        return Class(words.classes[c], int(member.sum()), probe)
-    score = probe(asked.target.double().numpy())
-    choice, judged = words.side == 1, words.side == 2
-    gate = f1(score[choice], member[choice])
-    reason = "" if gate > config.min_f1 else f"its probe has F1 {gate:.2f}, not above {config.min_f1:g}"
-    if not reason and not (judged & member & (score > 0)).any():
-        reason = "its probe accepts none of the tokens that are judged by"
-    return Class(words.classes[c], int(member.sum()), reason, gate, f1(score[judged], member[judged]))
-
-
-def _answer(asked: _Asked, words: Words, c: int, probe: Probe | str, *, ranked: Ints, gate: Class) -> Class:
+def _answer(asked: _Asked, words: Words, member: Bools, gate: _Gate, ranked: Ints) -> Class:
     """A class that passed, with its main set and what is absorbed of it."""
-    assert isinstance(probe, Probe)
-    member, judged = words.member[c], words.side == 2
+    judged = words.side == 2
     chosen = main_set(asked.table, member, words.side, ranked)
     if chosen is None:
-        return replace(gate, reason="no feature has a positive weight for it")
-    told = np.flatnonzero(judged & member & (probe(asked.target.double().numpy()) > 0))
-    w = torch.nn.functional.normalize(torch.from_numpy(probe.weight), dim=0)
+        return replace(gate.about, reason="no feature has a positive weight for it")
+    told = np.flatnonzero(judged & member & gate.accepts)
     target, codes = asked.target[torch.from_numpy(told)], asked.codes[torch.from_numpy(told)]
-    found, *others = (absorbed(each, target, codes, w, chosen.features) for each in (asked.fit.dictionary, *asked.random))
+    found, *others = (absorbed(each, target, codes, gate.w, chosen.features) for each in (asked.fit.dictionary, *asked.random))
     return replace(
-        gate,
+        gate.about,
         features=tuple(int(i) for i in chosen.features),
         sparse_f1=f1(chosen.score(asked.table[judged]), member[judged]),
         rows=told,

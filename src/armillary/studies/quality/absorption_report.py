@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from armillary.core.provenance import of_rows, versions
 from armillary.core.report import Better, Estimate, Report
 from armillary.core.rows import Rows
 from armillary.core.statistics import Units, ratio_interval
 from armillary.core.study import Subject
 from armillary.core.tokens import Ints
 from armillary.studies.figures import bars
+from armillary.studies.provenance import of_study
 from armillary.studies.quality.absorption_parts import Absorbed
 from armillary.studies.quality.token_properties import Words
 
@@ -86,7 +86,7 @@ def report(one: Measured, config: Config, seconds: float) -> Report:
         figures={"absorption": bars(shown, title="Absorption, mean over classes", y="share")} if _is_enough(one, config) else {},
         notes=_notes(one, config),
         warnings=_warnings(one, estimates, config),
-        provenance=_provenance(one, config),
+        provenance=of_study("absorption", one.subject, one.rows, config),
         seconds=seconds,
     )
 
@@ -119,7 +119,7 @@ def _estimates(one: Measured, config: Config) -> dict[str, Estimate]:
         "sparse_f1": [each.sparse_f1 or 0.0 for _, each in told],
         "probe_f1": [each.probe_f1 or 0.0 for _, each in told],
     }
-    rates = [float(one.words.member[c].mean()) for c, _ in told]
+    rates = [float(one.words.member[c][one.words.side == 2].mean()) for c, _ in told]
     null = {
         # Calling every token a member of a class of share s has F1 2 s / (1 + s).
         "sparse_f1": float(np.mean([2 * rate / (1 + rate) for rate in rates])),
@@ -216,13 +216,3 @@ def _warnings(one: Measured, estimates: Mapping[str, Estimate], config: Config) 
             "absorption says little of this fit."
         )
     return found
-
-
-def _provenance(one: Measured, config: Config) -> dict[str, Any]:
-    return {
-        "study": "absorption",
-        "subject": dict(one.subject.fit().provenance),
-        "rows": of_rows(one.rows),
-        "settings": config.model_dump(mode="json"),
-        "versions": versions(),
-    }

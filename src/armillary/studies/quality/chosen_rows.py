@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from armillary.core.method import Consumer, Pass
+from armillary.core.method import Pass
 from armillary.core.rows import Batch
 from armillary.core.tokens import Ints
+from armillary.errors import TooFewRowsError
+from armillary.studies.one_pass import OnePass
 
 
 @final
-class ChosenRows(Consumer):
+class ChosenRows(OnePass):
     """Keeps some rows of a pass, in float32 or their own wider dtype.
 
     Args:
@@ -27,14 +29,8 @@ class ChosenRows(Consumer):
     """
 
     def __init__(self, row: Ints, order: Pass) -> None:
-        self.row, self.order, self.is_done = row, order, False
+        self.row, self.order = row, order
         self.x, self.has = torch.zeros(0, 0), torch.zeros(len(row), dtype=torch.bool)
-
-    def next_pass(self) -> Pass | None:
-        return None if self.is_done else self.order
-
-    def end_pass(self) -> None:
-        self.is_done = True
 
     def update(self, batch: Batch) -> None:
         place = np.minimum(np.searchsorted(self.row, batch.row), len(self.row) - 1)
@@ -58,5 +54,11 @@ class ChosenRows(Consumer):
         self.has = torch.stack([state["has"] for state in filled]).any(0)
 
     def finish(self) -> Tensor:
-        """[n, D] the rows, in the order they were named."""
+        """[n, D] the rows, in the order they were named.
+
+        Raises:
+            TooFewRowsError: some of them never came.
+        """
+        if not self.has.all():
+            raise TooFewRowsError(f"{int((~self.has).sum())} of the {len(self.row)} rows asked for never came; harvest the rows anew")
         return self.x

@@ -5,7 +5,7 @@
     auroc_train            the same on the training documents, which flatters it
     auroc_hard             on held-out documents, against the negatives whose words are most like those of the positives
     s_cd                   log (mean over documents with the concept of the largest cosine of a token with the feature / the same without)
-    raw_dimension, full_vector, diffmeans, bag_of_words      what else tells the concept, learnt on the same training documents
+    raw_dimension, full_vector, diffmeans, bag_of_words, length      what else tells the concept, learnt on the same training documents
 
 A concept is a value of a label of the documents against the label's other values. The measures are those of AxBench (Wu et al. 2025, arXiv
 2501.17148) and of Shafran, Geiger and Geva (2025, arXiv 2506.10920). See docs/studies/concepts.md.
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from scipy import sparse
+from torch import Tensor
 
 from armillary.core.config import Config as Settings
 from armillary.core.report import Report
@@ -27,14 +28,15 @@ from armillary.core.rows import IndexedRows
 from armillary.core.statistics import Floats
 from armillary.core.study import Need, Subject, Subjects, as_subjects
 from armillary.core.tokens import Ints
-from armillary.studies.quality.bag_of_words import hard_negatives, weigh, word_counts, word_scores
+from armillary.studies.by_rows import by_rows
+from armillary.studies.quality.bag_of_words import hard_negatives, word_scores
 from armillary.studies.quality.concept_picks import Pick, picks
 from armillary.studies.quality.concept_report import Measured, report
 from armillary.studies.quality.concept_score import log_ratio
-from armillary.studies.quality.document_reading import Reading, largest_cosines, read_documents
-from armillary.studies.quality.labelled import Concept, concepts_of
+from armillary.studies.quality.document_reading import Reading, largest_cosines, read_features
+from armillary.studies.quality.labelled import Concept, Panel
 from armillary.studies.quality.linear_probe import Probe, diffmeans_scores
-from armillary.studies.quality.pooled import Documents
+from armillary.studies.quality.pooled import Pooled
 from armillary.studies.quality.ranks import auroc
 from armillary.studies.together import together
 
@@ -85,43 +87,29 @@ def run(subjects: Subjects, *, config: Config = Config()) -> Report:  # noqa: B0
         TooFewRowsError: no token is left once special ones are taken out.
     """
     began = time.monotonic()
-    asked = as_subjects(subjects)
-    for subject in asked:
-        subject.fit(), subject.require_rows()
-    measured: dict[int, Measured] = {}
-    with torch.no_grad():
-        for key in dict.fromkeys(id(subject.rows) for subject in asked):
-            group = [i for i, subject in enumerate(asked) if id(subject.rows) == key]
-            measured |= dict(zip(group, _measure([asked[i] for i in group], config), strict=True))
+    measured = by_rows(as_subjects(subjects), lambda group: _measure(group, config))
     seconds = time.monotonic() - began
-    return together("concepts", [report(measured[i], config, seconds) for i in range(len(asked))])
+    return together("concepts", [report(one, config, seconds) for one in measured])
 
 
 def _measure(subjects: Sequence[Subject], config: Config) -> list[Measured]:
     """The readings of one rows object, for all of its subjects."""
-    documents = Documents.of(subjects[0].require_rows(), n_documents=config.n_documents, seed=config.seed)
-    is_test = documents.held_out(config.test_share, config.split)
-    concepts = concepts_of(
-        documents,
-        is_test,
-        wanted=config.concepts,
-        min_positives=config.min_positives,
-        max_concepts=config.max_concepts,
-        besides=config.split,
-    )
-    asked = concepts.asked
+    panel = Panel.of(subjects[0].require_rows(), config, wanted=config.concepts, max_concepts=config.max_concepts)
+    asked = panel.concepts.asked
     if not asked:
-        return [Measured(subject, documents, is_test, concepts) for subject in subjects]
-    readings = read_documents(subjects, documents, config.batch_size, "concepts")
-    words = weigh(word_counts(documents), ~is_test)
+        return [Measured(subject, panel) for subject in subjects]
+    readings = read_features(subjects, panel.documents, config.batch_size, "concepts")
+    words = panel.words()
     hard = [_hard(one, words, config.n_neighbours) for one in asked]
-    by_words = [_of_scores(one, word_scores(words, one.train, one.positive[one.train], one.test)) for one in asked]
+    without_model = {
+        "bag_of_words": [_of_scores(one, word_scores(words, one.train, one.positive[one.train], one.test)) for one in asked],
+        "length": [_by_length(one, panel.documents.n_rows.astype(np.float64)) for one in asked],
+    }
+    baselines = {key: _baselines(raw, asked, config) | without_model for key, raw in {one.key: one.raw for one in readings}.items()}
     chosen = [picks(one.codes, asked, n_draws=config.n_draws, seed=config.seed) for one in readings]
-    baselines = {one.key: _baselines(one, asked, config) | {"bag_of_words": by_words} for one in readings}
-    ratios = _log_ratios(readings, chosen, asked, config)
     return [
-        Measured(one.subject, documents, is_test, concepts, own, baselines[one.key], hard, ratio)
-        for one, own, ratio in zip(readings, chosen, ratios, strict=True)
+        Measured(one.subject, panel, own, baselines[one.key], hard, ratios)
+        for one, own, ratios in zip(readings, chosen, _log_ratios(readings, chosen, asked, config), strict=True)
     ]
 
 
@@ -136,10 +124,16 @@ def _of_scores(concept: Concept, score: Floats) -> float:
     return auroc(score, concept.positive[concept.test])
 
 
-def _baselines(one: Reading, concepts: Sequence[Concept], config: Config) -> dict[str, list[float]]:
+def _by_length(concept: Concept, n_tokens: Floats) -> float:
+    """AUROC of the documents' lengths [n], longer or shorter as the training documents say: a maximum over more tokens is larger."""
+    longer = auroc(n_tokens[concept.train], concept.positive[concept.train]) >= 0.5
+    return _of_scores(concept, n_tokens[concept.test] if longer else -n_tokens[concept.test])
+
+
+def _baselines(raw: Pooled, concepts: Sequence[Concept], config: Config) -> dict[str, list[float]]:
     """AUROC on held-out documents of the best raw dimension and of two read-outs of the mean over a document's tokens."""
-    x = np.asarray(one.raw.mean)
-    best = picks(one.raw, concepts, n_draws=0, seed=config.seed)
+    x = np.asarray(raw.mean)
+    best = picks(raw, concepts, n_draws=0, seed=config.seed)
     full = [Probe.of(x[each.train], each.positive[each.train])(x[each.test]) for each in concepts]
     means = [diffmeans_scores(x[each.train], each.positive[each.train], x[each.test]) for each in concepts]
     return {
@@ -149,24 +143,39 @@ def _baselines(one: Reading, concepts: Sequence[Concept], config: Config) -> dic
     }
 
 
+# ---------------------------------------------------------------- S_CD
+
+
 def _log_ratios(
     readings: Sequence[Reading], chosen: Sequence[Sequence[Pick]], concepts: Sequence[Concept], config: Config
 ) -> list[list[float | None] | str]:
-    """S_CD of each subject's picks, or why there is none."""
-    return [_log_ratios_of(one, own, concepts, config) for one, own in zip(readings, chosen, strict=True)]
+    """S_CD of each subject's picks, or why there is none; one more reading for all of them."""
+    whys = [_why_no_cosines(one, config) for one in readings]
+    asked = [(one, own) for one, own, why in zip(readings, chosen, whys, strict=True) if not why]
+    if not asked:
+        return list(whys)
+    found = largest_cosines([(one, _directions(one, own)) for one, own in asked], config.batch_size)
+    ratios = iter([_of_cosines(np.asarray(each.largest), own, concepts) for each, (_, own) in zip(found, asked, strict=True)])
+    return [why or next(ratios) for why in whys]
 
 
-def _log_ratios_of(one: Reading, own: Sequence[Pick], concepts: Sequence[Concept], config: Config) -> list[float | None] | str:
-    fit = one.subject.fit()
+def _why_no_cosines(one: Reading, config: Config) -> str:
     if not config.cosines:
         return "switched off by cosines=False"
     if one.target is None:
         return "the rows do not hold what the fit reconstructs"
     if not isinstance(one.documents.rows, IndexedRows):
         return "it takes a second reading, and these rows are a live stream; harvest them"
-    directions = torch.stack([pick.sign * fit.dictionary.directions()[pick.feature] for pick in own])
-    cosines = np.asarray(largest_cosines(one.documents, one.target, directions.cpu(), config.batch_size).largest)
-    return [
-        log_ratio(cosines[each.test, i][each.positive[each.test]], cosines[each.test, i][~each.positive[each.test]])
-        for i, each in enumerate(concepts)
-    ]
+    return ""
+
+
+def _directions(one: Reading, own: Sequence[Pick]) -> Tensor:
+    """[C, D] what each pick adds, turned to the side that tells the concept."""
+    directions = one.subject.fit().dictionary.directions()
+    return torch.stack([pick.sign * directions[pick.feature] for pick in own]).cpu()
+
+
+def _of_cosines(cosines: Floats, own: Sequence[Pick], concepts: Sequence[Concept]) -> list[float | None]:
+    """[C] S_CD of held-out documents from their largest cosines [n, C]; None where nothing was picked."""
+    sides = [(cosines[one.test, i], one.positive[one.test]) for i, one in enumerate(concepts)]
+    return [None if pick.is_tied else log_ratio(each[on], each[~on]) for pick, (each, on) in zip(own, sides, strict=True)]

@@ -19,6 +19,7 @@ import numpy as np
 
 from armillary.core.statistics import Floats
 from armillary.core.tokens import Bools, Ints, Tokens
+from armillary.errors import InputError
 from armillary.inspect.activity import Active, Example, chunks, examples, marked
 
 #: Stretches of each kind that bags of words learn from at most.
@@ -191,10 +192,17 @@ def fuzz(found: Sequence[Example], share: float, rng: np.random.Generator) -> li
 
 
 def nearest_texts(texts: Sequence[str]) -> Callable[[Ints, Ints, int], Ints]:
-    """Chooses silent texts whose words are most like those of active ones, by tf-idf over all of the pool's texts."""
+    """Chooses silent texts whose words are most like those of active ones, by tf-idf over all of the pool's texts.
+
+    Raises:
+        InputError: the texts hold no words.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    table: Any = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform(texts) if any(map(str.strip, texts)) else None
+    try:
+        table: Any = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform(texts)
+    except ValueError:
+        raise InputError("negatives='near' goes by words, and these texts hold none; use negatives='random'") from None
 
     def choose(active: Ints, silent: Ints, n: int) -> Ints:
         alike: Floats = np.asarray(table[silent] @ np.asarray(table[active].mean(0)).T)[:, 0]

@@ -24,14 +24,14 @@ import torch
 
 from armillary.core.model import Model
 from armillary.core.progress import progress
-from armillary.core.site import Site
-from armillary.core.statistics import Floats
 from armillary.core.tokens import Tokens
 from armillary.errors import InputError
 from armillary.inspect.activity import Example
-from armillary.inspect.asking import Asking, Judge
+from armillary.inspect.answers import parse_yes_no
+from armillary.inspect.asking import Asking, Judge, by_odds, in_words
+from armillary.inspect.embedding import Embedder
 from armillary.inspect.evidence import Evidence
-from armillary.inspect.labels import one_line, parse_yes_no, summary_tokens
+from armillary.inspect.labels import one_line, summary_tokens
 from armillary.studies.quality.concept_score import auroc
 from armillary.studies.quality.label_examples import Trial
 
@@ -108,10 +108,10 @@ class Verdicts:
 def verdicts(judge: Judge, asked: Sequence[Question]) -> Verdicts:
     """Ask; by probabilities where the judge tells them, else by a yes or no, and nothing else, in words."""
     prompts = [one.prompt for one in asked]
-    odds = judge.log_odds(prompts, "yes", "no")
+    odds = by_odds(judge, prompts, "yes", "no")
     if any(one is not None for one in odds) or (isinstance(judge, Asking) and judge.has_odds):
         return Verdicts(odds, True)
-    words = [parse_yes_no(answer) for answer in judge.ask(prompts)]
+    words = [parse_yes_no(answer) for answer in in_words(judge, prompts)]
     return Verdicts([None if word is None else float(word) for word in words], False)
 
 
@@ -180,29 +180,9 @@ def tfidf(texts: Sequence[str]) -> Embed | str:
 
 
 def by_model(model: Model) -> Embed:
-    """Embedding by a model: the mean of its last layer over the tokens of a text, each text read once."""
-    site, known = Site("resid_post", model.n_layers - 1), dict[str, Floats]()
-
-    def embed(some: Sequence[str]) -> Floats:
-        new = [text for text in dict.fromkeys(some) if text not in known and text]
-        for start in range(0, len(new), TOGETHER):
-            part = new[start : start + TOGETHER]
-            known.update(zip(part, _means(model, site, part), strict=True))
-        width = len(next(iter(known.values()))) if known else 1
-        return np.stack([known.get(text, np.zeros(width)) for text in some])
-
-    return embed
-
-
-def _means(model: Model, site: Site, texts: Sequence[str]) -> Floats:
-    """[n, D] unit vectors."""
-    tokens = model.tokenize(list(texts))
-    with torch.no_grad():
-        x = model.capture(tokens, [site])[site].double().cpu().numpy()  # [B, T, D]
-    counts = tokens.spread((~tokens.is_special).astype(np.float64))[..., None]
-    mean = (x * counts).sum(1) / np.maximum(counts.sum(1), 1)
-    unit: Floats = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
-    return unit
+    """Embedding by a model, each text read once."""
+    embed = Embedder(model)
+    return lambda some: embed(some).numpy()
 
 
 def score_embedding(embed: Embed, label: str, trial: Trial) -> float | str:

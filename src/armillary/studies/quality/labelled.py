@@ -1,23 +1,24 @@
 """Concepts: values of the documents' labels, each against the other values of the same label, and the sides they are learnt and judged on.
 
-Letters: n documents.
+Letters: n documents, V different tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
-from armillary.core.report import Better, Estimate
-from armillary.core.statistics import Floats, Units, ratio_interval
+from armillary.core.rows import Rows
 from armillary.core.tokens import Bools, Ints
-from armillary.errors import InputError, unknown
+from armillary.errors import InputError, nearest, unknown
+from armillary.studies.quality.bag_of_words import weigh, word_counts
 from armillary.studies.quality.pooled import Documents
 
 #: [n] a label's value of each document; None of one without it.
@@ -57,15 +58,76 @@ class Concept:
 
 @dataclass(frozen=True)
 class Concepts:
-    """The concepts that can be asked for, and those that cannot, with the reason."""
+    """The concepts that can be asked for, and those that cannot, with the reason.
+
+    Args:
+        asked: the former.
+        left_out: names and reasons of the latter.
+        nowhere: what is said of values that were asked for and that no document has.
+    """
 
     asked: list[Concept]
     left_out: list[tuple[str, str]]
+    nowhere: tuple[str, ...] = ()
 
     @property
     def why_none(self) -> str:
-        some = "; ".join(f"{name}: {reason}" for name, reason in self.left_out[:3])
-        return f"no concept has documents enough ({some or 'no label has two values'})"
+        some = self.told(3) or "no label has two values"
+        return f"no concept has documents enough ({some}); harvest more texts, lower min_positives or ask for another label"
+
+    def told(self, most: int) -> str:
+        """The first of those left out, with their reasons."""
+        return "; ".join(f"{name}: {reason}" for name, reason in self.left_out[:most])
+
+
+class Choice(Protocol):
+    """The settings by which a study chooses documents and the sides they are on."""
+
+    @property
+    def n_documents(self) -> int | None: ...
+    @property
+    def test_share(self) -> float: ...
+    @property
+    def split(self) -> str | None: ...
+    @property
+    def min_positives(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The documents of some rows, and what they are asked for.
+
+    Args:
+        documents: n of them.
+        is_test: [n] the held-out side.
+        concepts: to be told.
+    """
+
+    documents: Documents
+    is_test: Bools
+    concepts: Concepts
+
+    @staticmethod
+    def of(rows: Rows, config: Choice, *, wanted: Sequence[str], max_concepts: int) -> Panel:
+        """Documents by the settings, and concepts as in `concepts_of`.
+
+        Raises:
+            InputError: rows without labelled documents, or a split that leaves a side empty.
+            UnknownNameError: a label that no document has.
+            TooFewRowsError: no token is left once special ones are taken out.
+        """
+        documents = Documents.of(rows, n_documents=config.n_documents, seed=config.seed)
+        is_test = documents.held_out(config.test_share, config.split)
+        concepts = concepts_of(
+            documents, is_test, wanted=wanted, min_positives=config.min_positives, max_concepts=max_concepts, besides=config.split
+        )
+        return Panel(documents, is_test, concepts)
+
+    def words(self) -> sparse.csr_matrix:
+        """[n, V] the documents' words, weighed as the training documents ask for."""
+        return weigh(word_counts(self.documents), ~self.is_test)
 
 
 def concepts_of(
@@ -91,14 +153,16 @@ def concepts_of(
     told = [document.labels for document in documents]
     names = [name for name in dict.fromkeys(name for one in told for name in one) if name != besides]
     if not names:
-        raise InputError("no document has a label; `armillary harvest` keeps the plain fields of .jsonl and .parquet as labels")
+        but = f" but {besides!r}, by which they are split" if any(besides in one for one in told) else ""
+        raise InputError(f"no document has a label{but}; `armillary harvest` keeps the plain fields of .jsonl and .parquet as labels")
     columns = {name: np.array([labels.get(name) for labels in told], object) for name in names}
     pairs, rare = _wanted(wanted, columns, 2 * min_positives)
     found = [_concept(name, value, columns[name], is_test) for name, value in pairs]
     reasons = {one.name: one.why_not(min_positives) for one in found}
     good = sorted((one for one in found if not reasons[one.name]), key=lambda one: -int(one.positive.sum()))
     beyond = [(one.name, f"only the {max_concepts} most frequent concepts are asked for") for one in good[max_concepts:]]
-    return Concepts(good[:max_concepts], [*rare.items(), *((name, why) for name, why in reasons.items() if why), *beyond])
+    left_out = [*rare.items(), *((name, why) for name, why in reasons.items() if why), *beyond]
+    return Concepts(good[:max_concepts], left_out, tuple(_nowhere(columns, pairs)))
 
 
 def _wanted(wanted: Sequence[str], columns: Mapping[str, _Column], least: int) -> tuple[list[tuple[str, str]], dict[str, str]]:
@@ -121,6 +185,15 @@ def _wanted(wanted: Sequence[str], columns: Mapping[str, _Column], least: int) -
     return list(pairs), rare
 
 
+def _nowhere(columns: Mapping[str, _Column], pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """What is said of the values that no document has."""
+    for name, value in pairs:
+        there = {str(each) for each in columns[name] if each is not None}
+        if value not in there:
+            close = " or ".join(f"{name}={each}" for each in nearest(value, there))
+            yield f"No document has {name}={value}{f'; did you mean {close}?' if close else '.'}"
+
+
 def _values(count: Mapping[str, int]) -> list[str]:
     """The values to ask for; of two the rarer one."""
     values = sorted(count)
@@ -130,29 +203,3 @@ def _values(count: Mapping[str, int]) -> list[str]:
 def _concept(name: str, value: str, column: _Column, is_test: Bools) -> Concept:
     known, positive = np.array([each is not None for each in column]), np.array(column == value, bool)
     return Concept(f"{name}={value}", name, positive, np.flatnonzero(known & ~is_test), np.flatnonzero(known & is_test))
-
-
-def over_concepts(
-    concepts: Sequence[Concept],
-    values: Sequence[float | None],
-    *,
-    null: float | None = None,
-    ceiling: float | None = None,
-    p: float | None = None,
-    better: Better = "higher",
-    n_bootstrap: int = 2000,
-    seed: int = 0,
-    undefined: str = "it has no value for any concept",
-) -> Estimate:
-    """The mean over concepts, with its interval over them; concepts without a value are left out."""
-    kept = [i for i, value in enumerate(values) if value is not None and np.isfinite(value)]
-    if not kept:
-        return Estimate.missing(undefined, better=better)
-    units = Units.of_values("concept", np.array([values[i] for i in kept], np.float64), [concepts[i].key for i in kept])
-    low, high = ratio_interval(units, n_samples=n_bootstrap, seed=seed)
-    return Estimate(units.value, low, high, len(kept), null, ceiling, p, better=better, units=units)
-
-
-def plain(values: Floats | Sequence[float | None]) -> list[float | None]:
-    """A table's column: NaN as None."""
-    return [None if value is None or not np.isfinite(value) else float(value) for value in values]

@@ -34,6 +34,7 @@ from armillary.inspect.asking import Judge
 from armillary.inspect.evidence import Shape
 from armillary.inspect.judges import LocalJudge, judge_of
 from armillary.inspect.labels import Side, likeliest_rows, region_search
+from armillary.studies.by_rows import by_rows
 from armillary.studies.quality.label_examples import Pool
 from armillary.studies.quality.label_measured import Read, measure
 from armillary.studies.quality.label_report import report
@@ -55,7 +56,7 @@ class Config(Settings):
     n_features: int = Field(20, ge=1)
     """Features to score where none are named."""
     judge: str = "none"
-    """Who labels and scores: none, model (the fit's own), replay:FILE, or a URL such as http://localhost:8000/v1."""
+    """Who labels and scores: none, model (the fit's own), replay:FILE, or a URL such as http://localhost:8000/v1. Else pass `judge`."""
     judge_model: str | None = None
     """Which of the models behind the URL."""
     max_calls: int | None = Field(None, ge=0)
@@ -128,13 +129,8 @@ def run(
     """
     began = time.monotonic()
     asked = as_subjects(subjects)
-    for subject in asked:
-        subject.fit(), subject.require_rows()
     judges = _judges(asked, config, judge)
-    read: dict[int, Read] = {}
-    for key in dict.fromkeys(id(subject.rows) for subject in asked):
-        group = [i for i, subject in enumerate(asked) if id(subject.rows) == key]
-        read |= dict(zip(group, _read([asked[i] for i in group], config), strict=True))
+    read = by_rows(asked, lambda group: _read(group, config))
     with torch.no_grad():
         measured = [measure(subject, read[i], judges[i], encoder, config) for i, subject in enumerate(asked)]
     seconds = time.monotonic() - began
@@ -158,8 +154,7 @@ def _read(subjects: Sequence[Subject], config: Config) -> list[Read]:
     rows, n = subjects[0].require_rows(), config.max_rows
     activities = [Activity(one.fit(), rows, _candidates(one, config), batch_size=config.batch_size, max_rows=n) for one in subjects]
     searches = [region_search(one.fit(), rows, a.features.tolist(), config.shape, a) for one, a in zip(subjects, activities, strict=True)]
-    with torch.no_grad():
-        drive([*activities, *(search for some in searches for search in some)], rows, title="labels")
+    drive([*activities, *(search for some in searches for search in some)], rows, title="labels")
     found = [activity.finish() for activity in activities]
     pool = Pool.of(found[0].tokens, found[0].seen, length=config.length, seed=config.seed)
     if pool.for_labels.all() or not pool.for_labels.any():

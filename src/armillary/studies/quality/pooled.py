@@ -21,11 +21,12 @@ from scipy import sparse
 from torch import Tensor
 
 from armillary.core.codes import Codes
-from armillary.core.method import Consumer, Pass
+from armillary.core.method import Pass
 from armillary.core.rows import Batch, Rows
 from armillary.core.statistics import Floats
 from armillary.core.tokens import Bools, Document, Ints
 from armillary.errors import InputError, TooFewRowsError
+from armillary.studies.one_pass import OnePass
 from armillary.studies.quality.ranks import Table
 
 #: Entries that wait at least before a sparse table takes them in.
@@ -63,7 +64,7 @@ class Documents:
         counts = np.bincount(of_row[(of_row >= 0) & ~tokens.is_special[tokens.rows]], minlength=len(tokens.documents))
         number = np.flatnonzero(counts)
         if len(number) == 0:
-            raise TooFewRowsError("every row belongs to a special token or to no document, so no document is left")
+            raise TooFewRowsError("every row belongs to a special token or to no document, so no document is left; harvest longer texts")
         share = np.array([_share(tokens.documents[int(i)], seed) for i in number])
         kept = np.sort(np.argsort(share, kind="stable")[:n_documents])
         return Documents(rows, number[kept], counts[number[kept]].astype(np.int64), share[kept])
@@ -124,7 +125,7 @@ class Pooled:
 
 
 @final
-class Pool(Consumer):
+class Pool(OnePass):
     """Pools a reading of the rows by document.
 
     Args:
@@ -138,13 +139,6 @@ class Pool(Consumer):
     def __init__(self, read: Callable[[Tensor], Codes], n_features: int, fires: float | None, documents: Documents, order: Pass) -> None:
         self.read, self.documents, self.order = read, documents, order
         self.sums: _Sums = _Dense(len(documents), n_features) if fires is None else _Sparse(len(documents), n_features, fires)
-        self.is_done = False
-
-    def next_pass(self) -> Pass | None:
-        return None if self.is_done else self.order
-
-    def end_pass(self) -> None:
-        self.is_done = True
 
     def update(self, batch: Batch) -> None:
         place = self.documents.place(batch.row)

@@ -17,20 +17,20 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-import torch
 from pydantic import Field, field_validator
 
 from armillary.core.config import Config as Settings
 from armillary.core.report import Report
 from armillary.core.study import Need, Subject, Subjects, as_subjects
 from armillary.core.tokens import Ints
-from armillary.studies.quality.bag_of_words import weigh, word_counts, word_scores
-from armillary.studies.quality.document_reading import Reading, read_documents
-from armillary.studies.quality.labelled import Concept, Concepts, concepts_of
+from armillary.studies.by_rows import by_rows
+from armillary.studies.quality.bag_of_words import word_scores
+from armillary.studies.quality.document_reading import Reading, read_features
+from armillary.studies.quality.labelled import Concept, Panel
 from armillary.studies.quality.logistic import Penalty
-from armillary.studies.quality.pooled import Documents, Pooled
+from armillary.studies.quality.pooled import Pooled
 from armillary.studies.quality.probing_report import Baselines, Measured, curves, report
-from armillary.studies.quality.probing_tasks import Score, Setting, Task, curve, principal, probe_all
+from armillary.studies.quality.probing_tasks import Score, Setting, Task, ascending, curve, principal, probe_all
 from armillary.studies.quality.ranks import Table
 from armillary.studies.together import distinct, together
 
@@ -81,9 +81,7 @@ class Config(Settings):
     @field_validator("ks")
     @classmethod
     def _ascending(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
-        if not ks or min(ks) < 1 or len(set(ks)) < len(ks):
-            raise ValueError("should be different numbers from 1 on, such as (1, 5, 20)")
-        return tuple(sorted(ks))
+        return ascending(ks)
 
 
 def run(subjects: Subjects, *, config: Config = Config()) -> Report:  # noqa: B008 (frozen)
@@ -101,43 +99,26 @@ def run(subjects: Subjects, *, config: Config = Config()) -> Report:  # noqa: B0
     """
     began = time.monotonic()
     asked = as_subjects(subjects)
-    for subject in asked:
-        subject.fit(), subject.require_rows()
-    measured: dict[int, Measured] = {}
-    with torch.no_grad():
-        for key in dict.fromkeys(id(subject.rows) for subject in asked):
-            group = [i for i, subject in enumerate(asked) if id(subject.rows) == key]
-            measured |= dict(zip(group, _measure([asked[i] for i in group], config), strict=True))
-    in_order = [measured[i] for i in range(len(asked))]
+    measured = by_rows(asked, lambda group: _measure(group, config))
     seconds = time.monotonic() - began
-    whole = together("probing", [report(one, config, seconds) for one in in_order])
+    whole = together("probing", [report(one, config, seconds) for one in measured])
     if len(asked) == 1 or not whole.figures:
         return whole
-    return replace(whole, figures={"curves": curves(in_order, distinct([one.subject.label for one in in_order]))})
+    return replace(whole, figures={"curves": curves(measured, distinct([one.label for one in asked]))})
 
 
 def _measure(subjects: Sequence[Subject], config: Config) -> list[Measured]:
     """The reading of one rows object, for all of its subjects."""
-    documents = Documents.of(subjects[0].require_rows(), n_documents=config.n_documents, seed=config.seed)
-    is_test = documents.held_out(config.test_share, config.split)
-    concepts = concepts_of(
-        documents,
-        is_test,
-        wanted=config.concepts,
-        min_positives=config.min_positives,
-        max_concepts=config.max_concepts,
-        besides=config.split,
-    )
-    tasks = [_task(one, config) for one in concepts.asked]
+    panel = Panel.of(subjects[0].require_rows(), config, wanted=config.concepts, max_concepts=config.max_concepts)
+    tasks = [_task(one, config) for one in panel.concepts.asked]
     if not tasks:
-        return [Measured(subject, documents, concepts) for subject in subjects]
-    readings = read_documents(subjects, documents, config.batch_size, "probing")
-    words = weigh(word_counts(documents), ~is_test)
+        return [Measured(subject, panel) for subject in subjects]
+    readings = read_features(subjects, panel.documents, config.batch_size, "probing")
+    words = panel.words()
     by_words = [Score.of(word_scores(words, each.train, each.labels, each.test), each.test_labels) for each in tasks]
-    train = np.flatnonzero(~is_test)
-    shared = {one.key: one for one in readings}
-    baselines = {key: _baselines(one, tasks, train, by_words, config) for key, one in shared.items()}
-    return [_measured(one, tasks, baselines[one.key], concepts, config) for one in readings]
+    train = np.flatnonzero(~panel.is_test)
+    baselines = {key: _baselines(raw, tasks, train, by_words, config) for key, raw in {one.key: one.raw for one in readings}.items()}
+    return [_measured(one, panel, tasks, baselines[one.key], config) for one in readings]
 
 
 def _task(concept: Concept, config: Config) -> Task:
@@ -151,9 +132,9 @@ def _pooled(pooled: Pooled, config: Config) -> Table:
     return pooled.mean if config.pool == "mean" else pooled.largest
 
 
-def _baselines(one: Reading, tasks: Sequence[Task], train: Ints, by_words: Sequence[Score], config: Config) -> Baselines:
+def _baselines(columns: Pooled, tasks: Sequence[Task], train: Ints, by_words: Sequence[Score], config: Config) -> Baselines:
     """What the raw dimensions that a fit reads tell, in four ways."""
-    raw = np.asarray(_pooled(one.raw, config))
+    raw = np.asarray(_pooled(columns, config))
     tables = {"raw": raw, "pca": principal(raw, train)}
     curves = {name: [_curve(table, each, config, n_random=0)[0] for each in tasks] for name, table in tables.items()}
     full = [probe_all(raw, each, penalty=config.penalty, seed=config.seed) for each in tasks]
@@ -167,12 +148,11 @@ def _curve(table: Table, task: Task, config: Config, n_random: int) -> tuple[lis
     return curve(table, task, ks, n_random=n_random, penalty=config.penalty, seed=config.seed)
 
 
-def _measured(one: Reading, tasks: Sequence[Task], baselines: Baselines, concepts: Concepts, config: Config) -> Measured:
+def _measured(one: Reading, panel: Panel, tasks: Sequence[Task], baselines: Baselines, config: Config) -> Measured:
     found = [_curve(_pooled(one.codes, config), each, config, config.n_random) for each in tasks]
     return Measured(
         one.subject,
-        one.documents,
-        concepts,
+        panel,
         ks=[k for k in config.ks if k <= one.codes.n_features],
         tasks=list(tasks),
         scores=[scores for scores, _, _ in found],

@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from armillary.core.provenance import of_rows, versions
 from armillary.core.report import Estimate, Report
 from armillary.core.study import Subject
 from armillary.core.tokens import Ints
-from armillary.studies.quality.labelled import Concepts, over_concepts
-from armillary.studies.quality.pooled import Documents
-from armillary.studies.quality.probing_tasks import Score, Task
+from armillary.studies.provenance import of_study
+from armillary.studies.quality.labelled import Panel
+from armillary.studies.quality.labelled_report import left_out, missed, over_concepts, told_by_words
+from armillary.studies.quality.probing_tasks import Score, Task, beyond
 
 if TYPE_CHECKING:
     from armillary.studies.quality.probing import Config
 
 #: Training documents below which a probe of several features is hardly more than chance.
 FEWEST = 40
+#: Held-out documents with a concept below which its scores are hardly more than chance.
+FEWEST_POSITIVES = 5
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,18 @@ class Measured:
     """What was measured of one subject.
 
     Args:
-        subject, documents, concepts: read and asked.
+        subject: it.
+        panel: what it was asked.
         ks: how many features.
         tasks: [C].
         scores: [C] curves of probes of the k best features.
         random: [C] AUROCs of probes of k random features.
-        best: [C] the best features, best first.
+        best: [C] the best features, best first, those that fire in a training document.
         baselines: of the same tasks; None without any.
     """
 
     subject: Subject
-    documents: Documents
-    concepts: Concepts
+    panel: Panel
     ks: Sequence[int] = ()
     tasks: Sequence[Task] = ()
     scores: Sequence[Sequence[Score]] = ()
@@ -71,17 +73,14 @@ def report(one: Measured, config: Config, seconds: float) -> Report:
     """The report of one subject."""
     estimates = _estimates(one, config)
     tables = {"curve": _curve_table(one, estimates), "tasks": _task_table(one)} if one.tasks else {}
-    if one.concepts.left_out:
-        names, reasons = zip(*one.concepts.left_out, strict=True)
-        tables["left_out"] = {"concept": list(names), "reason": list(reasons)}
     return Report(
         one.subject.label,
         estimates=estimates,
-        tables=tables,
+        tables=tables | left_out(one.panel.concepts),
         figures={"curves": curves([one], ["features"])} if one.tasks else {},
         notes=_notes(one, config),
         warnings=_warnings(one, estimates, config),
-        provenance=_provenance(one, config),
+        provenance=of_study("probing", one.subject, one.panel.documents.rows, config),
         seconds=seconds,
     )
 
@@ -94,7 +93,7 @@ def _estimates(one: Measured, config: Config) -> dict[str, Estimate]:
     if told is None:
         ks = [k for k in config.ks if k <= one.subject.fit().n_features]
         names = [*(f"auroc_{k}" for k in ks), *(f"above_raw_{k}" for k in ks), "full_vector", "bag_of_words"]
-        return {name: Estimate.missing(one.concepts.why_none, better="higher") for name in names}
+        return {name: Estimate.missing(one.panel.concepts.why_none, better="higher") for name in names}
 
     def mean(values: Sequence[float | None], **fields: Any) -> Estimate:
         concepts = [task.concept for task in one.tasks]
@@ -195,7 +194,7 @@ def _notes(one: Measured, config: Config) -> list[str]:
     sizes = [len(task.train) for task in one.tasks] or [0]
     share = config.positive_share if config.setting == "imbalance" else 0.5
     return [
-        f"{len(one.documents):,} documents; a document is the {config.pool} over its tokens, special ones left out.",
+        f"{len(one.panel.documents):,} documents; a document is the {config.pool} over its tokens, special ones left out.",
         f"Setting {config.setting}: {min(sizes):,} to {max(sizes):,} training documents a concept, {share:.0%} of them with it.",
         f"Columns, scales and penalty ({config.penalty}, one of ten by cross-validation) are chosen on training documents alone.",
         f"Null: as many random features, {config.n_random} draws. Ceiling: a probe of all raw dimensions.",
@@ -204,26 +203,24 @@ def _notes(one: Measured, config: Config) -> list[str]:
 
 
 def _warnings(one: Measured, estimates: Mapping[str, Estimate], config: Config) -> list[str]:
-    found = []
-    if one.concepts.left_out and config.concepts:
-        told = "; ".join(f"{name}: {reason}" for name, reason in one.concepts.left_out[:5])
-        found.append(f"{len(one.concepts.left_out)} of the concepts asked for have no value ({told}).")
+    found = missed(one.panel.concepts, config.concepts)
     if one.tasks and config.setting != "scarcity" and (fewest := min(len(task.train) for task in one.tasks)) < FEWEST:
         found.append(f"Some concepts have only {fewest} training documents: their probes are rough.")
-    if beyond := [k for k in config.ks if k > one.subject.fit().n_features]:
-        found.append(f"Left out as the fit has only {one.subject.fit().n_features:,} features: k = {', '.join(map(str, beyond))}.")
+    if one.tasks and (fewest := min(int(task.test_labels.sum()) for task in one.tasks)) < FEWEST_POSITIVES:
+        found.append(f"Some concepts have only {fewest} held-out documents with them: their scores are rough.")
+    found += _silence(one) + beyond("k", config.ks, one.subject.fit())
     for k in one.ks[:1]:
         gap = estimates[f"above_raw_{k}"]
         if gap.low is not None and gap.low <= 0:
             found.append(f"{k} feature{'s' * (k > 1)} of the fit tell these concepts no better than {k} raw dimension{'s' * (k > 1)}.")
-    return found
+    return found + told_by_words(estimates)
 
 
-def _provenance(one: Measured, config: Config) -> dict[str, Any]:
-    return {
-        "study": "probing",
-        "subject": dict(one.subject.fit().provenance),
-        "rows": of_rows(one.documents.rows),
-        "settings": config.model_dump(mode="json"),
-        "versions": versions(),
-    }
+def _silence(one: Measured) -> list[str]:
+    """Warnings where the largest k, or any, asks for more features than fire."""
+    fewest = min((len(best) for best in one.best), default=0)
+    if not (one.ks and one.tasks) or fewest >= one.ks[-1]:
+        return []
+    if n := sum(len(best) == 0 for best in one.best):
+        return [f"No feature fires in a training document of {n} of the concepts: their AUROC of 0.5 is a tie, not a measurement."]
+    return [f"Of some concepts only {fewest} features fire in a training document: a probe of more is one of these."]

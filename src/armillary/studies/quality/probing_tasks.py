@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from sklearn.metrics import f1_score
 
+from armillary.core.decomposition import Decomposition
 from armillary.core.statistics import Floats
 from armillary.core.tokens import Bools, Ints
 from armillary.studies.quality.labelled import Concept
@@ -22,6 +23,23 @@ from armillary.studies.quality.logistic import Penalty, fit_best
 from armillary.studies.quality.ranks import Table, auroc
 
 Setting = Literal["normal", "scarcity", "imbalance"]
+
+
+def ascending(ks: tuple[int, ...]) -> tuple[int, ...]:
+    """Numbers of features, in order.
+
+    Raises:
+        ValueError: none, one below 1, or one twice.
+    """
+    if not ks or min(ks) < 1 or len(set(ks)) < len(ks):
+        raise ValueError("should be different numbers from 1 on, such as (1, 5, 20)")
+    return tuple(sorted(ks))
+
+
+def beyond(name: str, ks: Sequence[int], fit: Decomposition) -> list[str]:
+    """A warning where a fit has fewer features than some numbers, called `name`, ask for."""
+    left_out = ", ".join(str(k) for k in ks if k > fit.n_features)
+    return [f"Left out as the fit has only {fit.n_features:,} features: {name} = {left_out}."] if left_out else []
 
 
 @dataclass(frozen=True)
@@ -147,8 +165,8 @@ def principal(table: Floats, train: Ints) -> Floats:
 def curve(
     table: Table, task: Task, ks: Sequence[int], *, n_random: int, penalty: Penalty, seed: int
 ) -> tuple[list[Score], list[float], Ints]:
-    """Scores of probes of the k best columns for every k, of random ones, and the best columns."""
+    """Scores of probes of the k best columns for every k, of random ones, and the best columns among those that are ever used."""
     best = Columns.of(table, task, max(ks))
     scores = [probe(table, task, best.order[:k], best.scale[:k], penalty=penalty, seed=seed) for k in ks]
     drawn = [probe_random(table, task, best, k, n_draws=n_random, penalty=penalty, seed=seed) for k in ks] if n_random else []
-    return scores, drawn, best.order
+    return scores, drawn, best.order[np.isin(best.order, best.alive)]

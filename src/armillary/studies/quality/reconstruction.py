@@ -22,10 +22,11 @@ from torch import Tensor
 
 from armillary.core.columns import Columns
 from armillary.core.decomposition import Decomposition, feature_activations
-from armillary.core.method import Consumer, Pass
+from armillary.core.method import Pass
 from armillary.core.rows import PRIORITIES, Batch, Permutation
 from armillary.core.statistics import Floats
 from armillary.core.tokens import Ints
+from armillary.studies.one_pass import OnePass, counted
 from armillary.studies.units import RowUnits
 
 # ---------------------------------------------------------------- the rows themselves
@@ -52,7 +53,7 @@ class Target:
     sample_row: Ints
 
 
-class TargetSums(Consumer):
+class TargetSums(OnePass):
     """Moments per unit of the target columns, and a seeded sample of the rows.
 
     Args:
@@ -67,23 +68,15 @@ class TargetSums(Consumer):
     def __init__(self, columns: Columns, d: int, units: RowUnits, order: Pass, *, n_sample: int, seed: int) -> None:
         self.columns, self.units, self.order = columns, units, order
         self.n_sample, self.priority = n_sample, Permutation(PRIORITIES, seed)
-        self.is_done = False
         self.n = torch.zeros(units.size, dtype=torch.float64)
         self.mean = torch.zeros(units.size, d, dtype=torch.float64)
         self.scatter = torch.zeros(units.size, dtype=torch.float64)
         self.directions = torch.zeros(d, dtype=torch.float64)
         self.sample, self.sample_row = torch.zeros(0, d), torch.zeros(0, dtype=torch.int64)
 
-    def next_pass(self) -> Pass | None:
-        return None if self.is_done else self.order
-
-    def end_pass(self) -> None:
-        self.is_done = True
-
     def update(self, batch: Batch) -> None:
-        kept = self.units.counts(batch.row)
-        row = batch.row[kept]
-        y = batch.x[torch.from_numpy(kept).to(batch.x.device)][:, self.columns]  # [N, D]
+        x, row = counted(self.units, batch)
+        y = x[:, self.columns]  # [N, D]
         if len(row) == 0:
             return
         self._add_moments(y.double(), torch.from_numpy(self.units.unit(row)))
@@ -165,7 +158,7 @@ class Fitted:
         return self.sums[name]
 
 
-class FitSums(Consumer):
+class FitSums(OnePass):
     """Errors, norms and firings of one fit.
 
     Args:
@@ -178,25 +171,17 @@ class FitSums(Consumer):
     def __init__(self, fit: Decomposition, columns: tuple[Columns, Columns], units: RowUnits, order: Pass) -> None:
         self.fit, self.columns, self.units, self.order = fit, columns, units, order
         self.threshold = -1.0 if fit.encoder.fires is None else fit.encoder.fires
-        self.is_done = False
         self.sums = torch.zeros(len(SUMS), units.size, dtype=torch.float64)
         self.fires = torch.zeros(fit.n_features, dtype=torch.int64)
         self.total = torch.zeros(fit.n_features, dtype=torch.float64)
         self.largest = torch.zeros(fit.n_features, dtype=torch.float64)
         self.fired = torch.zeros(units.size, fit.n_features, dtype=torch.bool)
 
-    def next_pass(self) -> Pass | None:
-        return None if self.is_done else self.order
-
-    def end_pass(self) -> None:
-        self.is_done = True
-
     def update(self, batch: Batch) -> None:
-        kept = self.units.counts(batch.row)
-        rows = batch.x[torch.from_numpy(kept).to(batch.x.device)].to(self.fit.dictionary.atoms.device)
+        rows, kept = counted(self.units, batch)
         if len(rows) == 0:
             return
-        unit = torch.from_numpy(self.units.unit(batch.row[kept]))
+        rows, unit = rows.to(self.fit.dictionary.atoms.device), torch.from_numpy(self.units.unit(kept))
         x, y = rows[:, self.columns[0]], rows[:, self.columns[1]]
         codes = self.fit.encode(x, target=None if self.fit.inputs == self.fit.targets else y.to(self.fit.dictionary.atoms.dtype))
         features = feature_activations(self.fit.dictionary, codes)

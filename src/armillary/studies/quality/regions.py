@@ -35,6 +35,7 @@ from armillary.core.run import drive
 from armillary.core.study import Need, Subject, Subjects, as_subjects
 from armillary.errors import TooFewRowsError
 from armillary.inspect.agreement import Assigned, compare, overview, require_regions
+from armillary.studies.by_rows import by_rows
 from armillary.studies.quality.region_baselines import Baselines, Scored
 from armillary.studies.quality.region_measured import Measured
 from armillary.studies.quality.region_report import report
@@ -89,16 +90,11 @@ def run(subjects: Subjects, *, config: Config = Config()) -> Report:  # noqa: B0
     asked = as_subjects(subjects)
     for subject in asked:
         require_regions(subject.fit(), subject.label)
-        subject.require_rows()
-    measured: dict[int, Measured] = {}
+    measured = by_rows(asked, lambda group: _measure(group, config))
+    seconds = time.monotonic() - began
     with torch.no_grad():
-        for key in dict.fromkeys(id(subject.rows) for subject in asked):
-            group = [i for i, subject in enumerate(asked) if id(subject.rows) == key]
-            measured |= dict(zip(group, _measure([asked[i] for i in group], config), strict=True))
-        in_order = [measured[i] for i in range(len(asked))]
-        seconds = time.monotonic() - began
-        reports = [report(one, config, seconds) for one in in_order]
-        return _together(reports, in_order, config, began)
+        reports = [report(one, config, seconds) for one in measured]
+        return _together(reports, measured, config, began)
 
 
 def _measure(subjects: Sequence[Subject], config: Config) -> list[Measured]:

@@ -23,6 +23,8 @@ from armillary.studies.quality.ranks import Table
 
 #: The published probe: rows per step, passes, step size and L1 penalty.
 BATCH, EPOCHS, LR, L1 = 16, 20, 1e-3, 1e-3
+#: Why there is no score of a fit whose features do nothing: ablating none would score 0.
+NOTHING = "no feature has an effect on a class, so there is none to ablate; does it ever fire?"
 
 
 def trained(x: Floats, positive: Bools, *, seed: int) -> Probe:

@@ -90,7 +90,8 @@ def draw_words(rows: Rows, form: Form, *, n_rows: int, per_token: int, seed: int
     is_ours = np.array([is_word(text, form) for text in texts], bool)
     chosen = _at_most(kind, is_ours, Permutation(len(row), seed)(np.arange(len(row))), per_token, n_rows)
     if len(chosen) == 0:
-        raise InputError(f"none of the {len(texts)} different tokens has a place among form={form!r}; try the other form")
+        fix = "try the other form" if form == "letter" else "harvest text with words"
+        raise InputError(f"none of the {len(texts)} different tokens has a place among form={form!r}; {fix}")
     tests = _LETTERS if form == "letter" else _PROPERTIES
     member = np.array([[test(text) for text in texts] for test in tests.values()], bool)
     side = np.array([_side(text, seed) for text in texts])
