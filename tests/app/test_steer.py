@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from armillary.core import artifact
 from armillary.core.edits import Add
@@ -67,6 +68,25 @@ def test_regions_are_moved_to_their_centroid_and_along_their_axes(run: Run, mixt
     assert "of the way to its centroid" in run("steer", mixture, 1, *PROMPTS, "--alpha", 0.6).out
 
 
+def test_subspaces_are_steered_along_an_axis_that_can_be_chosen(run: Run, sae: Path, tmp_path: Path) -> None:
+    fit = artifact.load(sae)
+    pairs = replace(fit.dictionary, group=torch.arange(fit.dictionary.n_atoms) // 2)
+    artifact.save(replace(fit, dictionary=pairs), tmp_path / "pairs")
+
+    def steered(fit: Path, feature: int, *more: Any) -> Any:
+        return run("steer", fit, feature, *PROMPTS, "--strength", 9, *more, "--json").json
+
+    first, second, told = (steered(tmp_path / "pairs", 1, *more) for more in ((), ("--axis", 1), ("--axis", 0)))
+    alone = [steered(sae, 2), steered(sae, 3)]
+    assert [one["texts"] for one in (first, second)] == [one["texts"] for one in alone]
+    assert first["texts"] == told["texts"] != second["texts"] and second["promotes"] == alone[1]["promotes"]
+    assert first["what"].startswith("axis 0 of subspace 1")
+    asked = {("--axis", 2): "axis 2 is out of range: subspace 1 has 2", ("--alpha", 0.5): "is a subspace, which has axes and no centroid"}
+    for options, wanted in asked.items():
+        answer = run("steer", tmp_path / "pairs", 1, *PROMPTS, *options)
+        assert answer.code == 2 and wanted in answer.err and answer.err.count("\n") == 1
+
+
 @pytest.mark.parametrize("position", ["all", "last", "generated"])
 def test_tokens_that_are_changed_can_be_chosen(run: Run, sae: Path, position: str) -> None:
     answer = run("steer", sae, 3, *PROMPTS, "--position", position, "--json")
@@ -81,6 +101,7 @@ def test_tokens_that_are_changed_can_be_chosen(run: Run, sae: Path, position: st
         (("--alpha", 0.5), "is a direction, which has no centroid and no axes"),
         (("--kl", 1e9), "is unreachable with sign +1"),
         (("--kl", -1), "targets above 0"),
+        (("--strength", "nan"), "--strength is a finite number, got nan"),
         (("--position", "middle"), "middle"),
         (("--temperature", -1), "temperature must be at least 0"),
     ],
@@ -110,6 +131,8 @@ def test_a_prompt_a_feature_and_room_are_needed(run: Run, sae: Path) -> None:
     assert "missing option" in run("steer", sae, 3).err
     assert "feature 99 is out of range" in run("steer", sae, 99, *PROMPTS).err
     assert "reads at most" in run("steer", sae, 3, "--prompt", "the", "--n-tokens", 500).err
+    long = run("steer", sae, 3, "--prompt", "the ship", "a fox " * 400)
+    assert long.code == 2 and "reads at most" in long.err and long.err.count("\n") == 1
     assert run("steer", "--help").out.startswith("Usage: armillary steer")
 
 

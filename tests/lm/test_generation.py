@@ -12,6 +12,7 @@ from armillary.core.edits import Add, Interchange
 from armillary.core.model import At
 from armillary.core.tokens import Tokens
 from armillary.errors import InputError
+from armillary.lm import generation
 from armillary.lm.generation import Sampling
 from armillary.lm.model import LanguageModel
 from support import ARCHITECTURES, NAMED, WIDTH, tiny_lm, tiny_model, tiny_tokenizer
@@ -195,3 +196,17 @@ def test_a_recurrent_model_without_keys_generates() -> None:
 def test_settings_that_make_no_sense(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         tiny_lm("gpt2").generate("a", **settings)
+
+
+@pytest.mark.parametrize("top_p", [0.5, 0.9, 1.0])
+def test_looking_at_the_likeliest_first_draws_what_sorting_all_draws(top_p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(64, 3000, generator=generator) * torch.linspace(0.5, 8, 64)[:, None]  # from flat rows to peaked ones
+    sampling = Sampling(1.0, top_p, tuple(range(64)))
+    found = []
+    for first in (generation.FIRST, 3000):
+        monkeypatch.setattr(generation, "FIRST", first)
+        parts = [slice(0, 64)] if first == 3000 else [slice(0, 40), slice(40, 64)]
+        drawn = [sampling.draw(logits[part], sampling.generators(64)[part]) for part in parts]
+        found.append(torch.cat(drawn).tolist())
+    assert found[0] == found[1] and len(set(found[0])) > 20

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,75 +16,19 @@ from armillary.core.dictionary import Dictionary
 from armillary.core.report import Report
 from armillary.core.rows import TensorRows
 from armillary.core.site import Source
-from armillary.core.tokens import Tokens
 from armillary.errors import CapabilityError, InputError, MismatchError, ShapeError
-from armillary.studies.causal import proxies, steering, strength
+from armillary.studies.causal import steering
 from armillary.studies.causal.edit_families import adding
 from armillary.studies.causal.steering import Config
 from armillary.studies.causal.steering_aims import Aim
 from armillary.studies.causal.steering_evidence import Gather
 from armillary.studies.causal.steering_measured import Measured, Steered
-from armillary.studies.causal.steering_report import Reporter
+from armillary.studies.causal.steering_report import Reporter, without_gaps
 from armillary.studies.causal.steering_writing import Point, Sampled, Texts, Writer
 from armillary.studies.causal.strength import Dose
+from steered import SITE, SMALL, WORDS, planted, pushes, report, rows, subject, world
 from support import ending_lm, tiny_lm
 from toys import ReluEncoder
-
-SITE = arm.Site("resid_post", 2)
-WORDS = (("Lisbon", "Portugal", "Paris", "France"), ("cat", "sat", "mat", "the"))
-SMALL = Config(prompts=("We", "It"), n_continuations=6, n_tokens=10, targets=(0.3, 1.0, 2.5), n_bootstrap=200, n_passages=24, n_own=6)
-
-
-@cache
-def world() -> tuple[Any, Tokens, torch.Tensor]:
-    """A random model, documents about either of two topics, and rows in which each topic is a coordinate of its own; special tokens are
-    rows too, and large."""
-    lm = tiny_lm("llama")
-    rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(WORDS[i % 2], 12)) for i in range(64)]
-    tokens = replace(lm.tokenize(texts), is_row=np.ones_like(lm.tokenize(texts).is_row))
-    topic = np.repeat(np.arange(64) % 2, tokens.lengths)
-    x = torch.from_numpy(0.01 * rng.normal(size=(len(tokens), lm.d_model))).float()
-    x[np.arange(len(x)), topic] += 1 + torch.from_numpy(rng.random(len(x))).float()
-    x[tokens.is_special] = 1e6
-    return lm, tokens, x
-
-
-def rows_of(tokens: Tokens | None = None) -> TensorRows:
-    lm, every, x = world()
-    return TensorRows(x, source=Source(lm.name, lm.revision, SITE), tokens=every if tokens is None else tokens)
-
-
-@cache
-def rows() -> TensorRows:
-    return rows_of()
-
-
-def pushes(lm: Any) -> torch.Tensor:
-    """[2, D] directions that raise the tokens of each topic."""
-    head = lm.module.get_output_embeddings().weight.detach()
-    ids = [sorted({int(i) for i in lm.tokenize([" ".join(words)]).ids if i > 1}) for words in WORDS]
-    return torch.stack([head[some].mean(0) - head.mean(0) for some in ids])
-
-
-def planted(n_dead: int = 1) -> arm.Decomposition:
-    """A feature per topic that fires on its documents and writes its words, and some that never fire."""
-    lm, _, _ = world()
-    d = lm.d_model
-    weight = torch.cat([torch.eye(d)[:2], torch.zeros(n_dead, d)])
-    atoms = torch.cat([pushes(lm), torch.ones(n_dead, d)])
-    bias = torch.full((len(atoms),), -0.5)
-    layout = ((Source(lm.name, lm.revision, SITE), d),)
-    return arm.Decomposition(Dictionary.of_directions(atoms), ReluEncoder(weight, bias), layout, layout)
-
-
-def subject(**fields: Any) -> arm.Subject:
-    return arm.Subject(**{"what": planted(), "rows": rows(), "model": world()[0], "name": "planted", **fields})
-
-
-@cache
-def report() -> Report:
-    return steering.run(subject(), config=SMALL)
 
 
 def numbers(report: Report) -> dict[str, Any]:
@@ -163,39 +106,6 @@ def test_the_passages_are_of_other_documents_than_the_difference_of_means() -> N
     used = [row for row in np.concatenate([found.passages.ravel(), found.others]) if row >= 0]
     assert not consumer._is_first(np.array(used)).any() and not tokens.is_special[used].any()
     assert len(np.unique(tokens.document[found.passages[0]])) == 8  # one per document
-
-
-def test_no_number_depends_on_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxies, "TOKENS", 20)
-    monkeypatch.setattr(strength, "ENTRIES", 20_000)
-    other = steering.run(subject(), config=SMALL.model_copy(update={"batch_size": 7}))
-    for name, one in report().estimates.items():
-        assert other[name].value == pytest.approx(one.value, rel=1e-3, abs=1e-6), name
-    assert other.tables["texts"]["steered"] == report().tables["texts"]["steered"]
-
-
-def counting(lm: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of edits of every call that generates."""
-    calls: list[int] = []
-    run = lm.generate
-
-    def generate(*args: Any, **options: Any) -> Any:
-        calls.append(len(options["edits"]))
-        return run(*args, **options)
-
-    monkeypatch.setattr(lm, "generate", generate)
-    return calls
-
-
-def test_nothing_is_written_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = counting(world()[0], monkeypatch)
-    alone = steering.run(subject(), config=SMALL)
-    n = len(calls)
-    assert calls.count(0) == 1
-    assert n - 1 == 2 * len(steering.WAYS)  # all strengths of a feature and a way together
-    both = steering.run([subject(), subject(name="again")], config=SMALL)
-    assert calls[n:].count(0) == 1 and len(calls) == 2 * n
-    assert both["again: area"].value == alone["area"].value == both["planted: area"].value
 
 
 # ---------------------------------------------------------------- what cannot be measured
@@ -385,7 +295,8 @@ def test_text_is_written_after_a_prompt_and_not_after_its_end(position: Any) -> 
     family = adding(SITE, pushes(world()[0])[0])
     wanted, found = (Writer(lm, ["We", "It is"], how) for lm in (tiny_lm("llama"), ending_lm("llama")))
     assert found.plain().ids == wanted.plain().ids and found.effect(family, [1.0]) == wanted.effect(family, [1.0])
-    assert [one.ids for one in found.steered(family, [1.0, 2.0])] == [one.ids for one in wanted.steered(family, [1.0, 2.0])]
+    asked = [(family, 1.0), (family, 2.0)]
+    assert [one.ids for one in found.steered(asked)] == [one.ids for one in wanted.steered(asked)]
 
 
 def uneven() -> Measured:
@@ -417,6 +328,33 @@ def test_ways_are_compared_over_the_effects_that_both_reach() -> None:
     assert (table["with random"], table["with diffmeans"]) == ([1], [1])
 
 
+def test_a_curve_is_of_the_same_features_at_every_strength() -> None:
+    """Beside features that reach both KL, one that reaches the smaller alone, and writes nothing of its concept there, is in neither mean;
+    where most are such, the larger KL is left out."""
+    m, two = uneven(), SMALL.model_copy(update={"targets": (0.1, 0.5)})
+    (one,) = m.features
+    silent = replace(one.aim, feature=8, shares=dict.fromkeys(steering.WAYS, lambda one: np.zeros(2)))
+    lesser = replace(one, aim=silent, curves={"feature": one.curves["random"]})
+    for features in ([one, one, lesser], [lesser, one, one]):
+        reporter = Reporter(replace(m, features=features), two, [])
+        table = reporter._curve()
+        assert table["features"][:2] == [2, 2] and table["reached by"][:2] == [3, 2]
+        assert table["concept"][:2] == pytest.approx([0.05, 0.2])
+        assert reporter.figure(["feature"])["data"][0]["text"][1:] == ["KL 0.1, 2 of 3 features", "KL 0.5, 2 of 3 features"]
+    many = Reporter(replace(m, features=[one, lesser, lesser]), two, [])._curve()
+    assert many["features"][:2] == [3, 0] and many["reached by"][:2] == [3, 1] and many["concept"][1] is None
+
+
+def test_the_largest_part_of_a_table_without_gaps() -> None:
+    has = np.array([[1, 1, 0], [1, 1, 1], [1, 0, 0], [0, 0, 1]], bool)
+    rows, columns = without_gaps(has)
+    assert (rows.tolist(), columns.tolist()) == ([True, True, False, False], [True, True, False])
+    assert has[np.ix_(*without_gaps(has))].all()
+    for empty in (np.zeros((0, 3), bool), np.zeros((2, 3), bool)):
+        rows, columns = without_gaps(empty)
+        assert not rows.any() and columns.tolist() == [False] * 3
+
+
 def test_a_lone_region_has_no_null_and_that_is_said() -> None:
     lm, tokens, x = world()
     fit = arm.MFA(n_regions=1, rank=1).fit(TensorRows(x[~tokens.is_special]), seed=0)
@@ -441,10 +379,3 @@ def test_a_judge_is_shown_texts_of_every_prompt() -> None:
     steering.run(subject(), config=SMALL.model_copy(update={"features": (0,), "targets": (1.0,)}), judge=judge)
     beginnings = [one.partition("\n")[0] for one in judge.asked if one.startswith("Beginning")]
     assert beginnings == ["Beginning: We", "Beginning: It"] * 2
-
-
-def test_a_model_has_one_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Writer] = []
-    monkeypatch.setattr(steering, "Writer", lambda *args: made.append(Writer(*args)) or made[-1])
-    steering.run([subject(), subject(name="again")], config=SMALL.model_copy(update={"features": (0,), "targets": (1.0,)}))
-    assert len(made) == 1

@@ -10,13 +10,15 @@ import torch
 
 import armillary as arm
 from armillary.core.dictionary import Dictionary
+from armillary.core.edits import Add
 from armillary.core.encoders import LinearEncoder
 from armillary.core.site import Source
+from armillary.core.tokens import concatenate
 from armillary.errors import InputError
 from armillary.studies.causal import strength
 from armillary.studies.causal.dose import doses_of
-from armillary.studies.causal.edit_families import Family, adding, clamping, moving, positions
-from armillary.studies.causal.strength import TARGETS, Effect, first_row, search
+from armillary.studies.causal.edit_families import Beside, Family, adding, clamping, edits_of, moving, positions
+from armillary.studies.causal.strength import TARGETS, Effect, Search, first_row, search, search_together
 from support import TEXTS, tiny_lm
 
 SITE = "resid_post.1"
@@ -68,12 +70,54 @@ def test_strengths_that_go_together_have_the_effects_they_have_alone(monkeypatch
     effect = Effect(lm, lm.tokenize(PROMPTS))
     together = effect(family, tried)
     monkeypatch.setattr(strength, "ENTRIES", 1)
-    assert effect(family, tried) == pytest.approx(together, rel=1e-4, abs=1e-9)
+    assert Effect(lm, lm.tokenize(PROMPTS))(family, tried) == pytest.approx(together, rel=1e-4, abs=1e-9)
     calls = counted(lm, monkeypatch)
     apart = Family(family.make, family.length, is_batched=False)
     monkeypatch.setattr(strength, "ENTRIES", 1 << 25)
     assert effect(apart, tried) == pytest.approx(together, rel=1e-4, abs=1e-9)
     assert calls == [len(PROMPTS)] * 4
+
+
+def families(lm: arm.LanguageModel) -> list[Family]:
+    """Of two kinds, at two sites."""
+    return [adding(SITE, direction(lm)), moving(SITE, direction(lm, 1)), adding("mlp_act.0", torch.ones(lm.width("mlp_act.0")))]
+
+
+@pytest.mark.parametrize("position", ["all", "last", "generated"])
+def test_families_that_go_together_have_the_effects_they_have_alone(position: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where prompts begin with special tokens, which are not changed, and are of different lengths."""
+    lm = tiny_lm("llama")
+    tokens = lm.tokenize(PROMPTS)
+    asked = [(family, one) for family in families(lm) for one in (0.9, 0.4, 0.0)]
+    alone = [Effect(lm, tokens, lambda some: positions(position, some))(family, [one])[0] for family, one in asked]
+    effect = Effect(lm, tokens, lambda some: positions(position, some))
+    calls = counted(lm, monkeypatch)
+    assert effect.of(asked) == pytest.approx(alone, rel=1e-4, abs=1e-9) and len({round(one, 6) for one in alone}) == 7
+    assert calls == [len(asked) * len(PROMPTS)]
+
+
+def test_no_effect_is_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_lm("llama")
+    (one, other, _), effect = families(lm), Effect(lm, lm.tokenize(PROMPTS))
+    calls = counted(lm, monkeypatch)
+    first = effect.of([(one, 0.5), (other, 0.5), (one, 0.5)])
+    assert first[0] == first[2] != first[1] and calls == [2 * len(PROMPTS)]
+    assert effect(one, [0.5, 0.25])[0] == first[0] and calls == [2 * len(PROMPTS), len(PROMPTS)]
+
+
+def test_families_that_are_searched_together_find_what_each_finds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_lm("llama")
+    tokens, signs = lm.tokenize(PROMPTS), ((1, -1), (1,), (-1,))
+    some = list(zip(families(lm), signs, strict=True))
+    effect = Effect(lm, tokens)
+    calls = counted(lm, monkeypatch)
+    found = search_together(effect.of, [Search(family, sign, effect.unit(family)) for family, sign in some], TARGETS, tolerance=0.02)
+    n_together = len(calls)
+    assert [[dose.sign for dose in doses] for doses in found] == [[sign for sign in one for _ in TARGETS] for one in signs]
+    for (family, sign), doses in zip(some, found, strict=True):
+        alone = search(Effect(lm, tokens), family, TARGETS, unit=effect.unit(family), signs=sign)
+        assert [dose.strength for dose in alone] == pytest.approx([dose.strength for dose in doses], rel=1e-3)
+    assert n_together < (len(calls) - n_together - len(some)) / 2
 
 
 @pytest.mark.parametrize("family", ["adding", "moving"])
@@ -85,6 +129,41 @@ def test_strength_0_leaves_logits_bit_for_bit(family: str) -> None:
     for value in (0.0, torch.zeros(len(TEXTS))):
         assert torch.equal(lm.logits(tokens, edits=[made.make(value, None)]), plain)
     assert Effect(lm, tokens)(made, [0.0, 1.0])[0] == 0
+
+
+def test_strength_0_leaves_logits_bit_for_bit_beside_other_strengths() -> None:
+    lm = tiny_lm("gemma2")
+    tokens, asked = lm.tokenize(TEXTS), [(family, one) for family in families(lm) for one in (0.0, 1.0)]
+    whole = concatenate([tokens] * len(asked))
+    found, plain = lm.logits(whole, edits=edits_of(asked, len(TEXTS), None)), lm.logits(whole)
+    same = [torch.equal(*(x[i * len(TEXTS) : (i + 1) * len(TEXTS)] for x in (found, plain))) for i in range(len(asked))]
+    assert same == [True, False] * 3
+
+
+def test_each_part_finds_itself_among_its_own_sequences() -> None:
+    """As where tokens are chosen by their number in all of the text."""
+    lm = tiny_lm("llama")
+    tokens, width = lm.tokenize(PROMPTS * 2), lm.width(SITE)
+    last = int(tokens.starts[-1]) - 1
+    parts = tuple(
+        (some, Add(SITE, torch.ones(width), one, lambda at: at.row == last))
+        for some, one in ((slice(0, 2), 1.0), (slice(2, 3), 2.0), (slice(3, 4), 3.0))
+    )
+    before, after = (lm.capture(tokens, [SITE], edits=edits)[SITE] for edits in ((), (Beside(SITE, parts),)))
+    row, place = (after - before).abs().sum(-1).nonzero().T.tolist()
+    assert (row, place) == ([3], [int(tokens.lengths[3]) - 1])
+    torch.testing.assert_close((after - before)[3, place[0]], torch.full((width,), 3.0))
+
+
+def test_any_edit_with_a_strength_per_sequence_is_batched() -> None:
+    """As a move from one region to another, given as a family of one's own."""
+    lm = tiny_lm("llama")
+    x = torch.randn(400, lm.width(SITE), generator=torch.Generator().manual_seed(0))
+    fit = arm.MFA(n_regions=2, rank=1).fit(x, seed=0)
+    family = Family(lambda one, where: arm.mfa.transport(fit, 0, 1, one, site=SITE, where=where), most=1.0)
+    apart, tried = Family(family.make, most=1.0, is_batched=False), [0.1, 0.6, 1.0]
+    effect = Effect(lm, lm.tokenize(PROMPTS))
+    assert effect(family, tried) == pytest.approx(effect(apart, tried), rel=1e-4) and len(set(effect(family, tried))) == 3
 
 
 def test_at_the_point_itself_nothing_is_left_of_the_prompt() -> None:

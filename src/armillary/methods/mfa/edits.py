@@ -139,7 +139,7 @@ class Transport(Edit):
         site: where.
         mixture: the regions.
         source, target: their numbers.
-        strength: 0 leaves x, 1 transports it.
+        strength: 0 leaves x, 1 transports it; scalar or [B].
         where: which tokens; None for all.
     """
 
@@ -147,13 +147,12 @@ class Transport(Edit):
     mixture: Mixture
     source: int
     target: int
-    strength: float = 1.0
+    strength: Strength = 1.0
     where: Where | None = None
 
     def apply(self, x: Tensor, at: At) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).float()
-        moved = rows + self.strength * (self.moved(rows) - rows)
-        return moved.reshape(x.shape)
+        moved = self.moved(x.reshape(-1, x.shape[-1]).float()).reshape(x.shape)
+        return Toward(self.site, moved, self.strength).apply(x, at)
 
     def moved(self, x: Tensor) -> Tensor:
         """Rows [n, D] in the other region."""
@@ -176,7 +175,7 @@ class Transport(Edit):
 
 
 def transport(
-    fit: Decomposition, source: int, target: int, strength: float = 1.0, *, site: Site | str | None = None, where: Where | None = None
+    fit: Decomposition, source: int, target: int, strength: Strength = 1.0, *, site: Site | str | None = None, where: Where | None = None
 ) -> Transport:
     """Move activations of one region to the same place of another; see `Transport`.
 

@@ -1,13 +1,16 @@
 """Families of edits that differ in one number, their strength, and the tokens that they may change.
 
-Letters: B sequences, T positions, D width.
+Several strengths of several families go through the model together: every sequence has the edit and the strength that are its own.
+
+Letters: B sequences, T positions, D width, P prompts.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -32,7 +35,8 @@ class Family:
         make: from a strength (a number, or one per sequence [B]) and the tokens to change, the edit.
         length: how far strength 1 moves an activation; strengths are looked for around the site's mean length over it.
         most: the largest strength that makes sense, 1 for a way to a point; None where there is none.
-        is_batched: whether `make` takes a strength per sequence; if not, every strength is a pass of its own.
+        is_batched: whether `make` takes a strength per sequence, and its edits some of the sequences; if not, every strength is a pass of
+            its own.
         name: equal exactly for equal families, so that what was written under one is not written again; "" if unknown.
     """
 
@@ -41,6 +45,11 @@ class Family:
     most: float | None = None
     is_batched: bool = True
     name: str = ""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for families that are known to be equal: those of one name, or one that has none and itself."""
+        return self.name or self
 
 
 def adding(site: Site | str, direction: Tensor) -> Family:
@@ -73,6 +82,75 @@ def clamping(fit: Decomposition, feature: int, site: Site | str) -> Family:
     Clamp(site, fit, feature, 0.0)
     length = float(atom.norm())
     return Family(lambda strength, where: Clamp(site, fit, feature, strength, where), length, name=f"clamp {site} {digest}")
+
+
+# ---------------------------------------------------------------- several at once
+
+#: A family and a strength.
+Asked = tuple[Family, float]
+
+
+def key_of(asked: Asked) -> Hashable:
+    """Equal for equal edits."""
+    return asked[0].key, asked[1]
+
+
+@dataclass(frozen=True)
+class Beside(Edit):
+    """Sequences under edits of their own; those of no part stay as they are.
+
+    Args:
+        site: what all parts write.
+        parts: sequences, and the edit of these.
+        where: of the whole; parts choose among its tokens.
+    """
+
+    site: Site | str
+    parts: tuple[tuple[slice, Edit], ...]
+    where: Where | None = None
+
+    @property
+    def reads(self) -> tuple[Site, ...]:
+        return tuple(dict.fromkeys(site for _, edit in self.parts for site in edit.reads))
+
+    def apply(self, x: Tensor, at: At) -> Tensor:
+        out = x.clone()
+        for some, edit in self.parts:
+            out[some] = edit(x[some], _part(at, some))
+        return out
+
+
+def _part(at: At, some: slice) -> At:
+    """Where an edit of some sequences finds itself."""
+    rest = {name: getattr(at, name)[some] for name in ("where", "position", "row", "generated")}
+    return replace(at, **rest, read=lambda site: at.read(site)[some])
+
+
+def in_parts(asked: Sequence[Asked], size: int) -> Iterator[list[Asked]]:
+    """What goes through the model together, in parts of much the same size, at most `size`; alone what is not batched."""
+    batched = [one for one in asked if one[0].is_batched]
+    n = -(-len(batched) // size)
+    for i in range(n):
+        yield batched[i * len(batched) // n : (i + 1) * len(batched) // n]
+    for one in asked:
+        if not one[0].is_batched:
+            yield [one]
+
+
+def edits_of(asked: Sequence[Asked], n: int, where: Where | None) -> list[Edit]:
+    """The edits of sequences that stand side by side: n for each family and strength, in their order."""
+    parts: dict[Site, list[tuple[slice, Edit]]] = {}
+    first = 0
+    for _, same in groupby(asked, key=lambda one: one[0].key):
+        run = list(same)
+        family, strengths = run[0][0], [strength for _, strength in run]
+        edit = family.make(torch.tensor(strengths).repeat_interleave(n) if family.is_batched else strengths[0], where)
+        if len(run) == len(asked):
+            return [edit]
+        last = first + n * len(run)
+        parts.setdefault(edit.writes, []).append((slice(first, last), edit))
+        first = last
+    return [Beside(site, tuple(some)) for site, some in parts.items()]
 
 
 # ---------------------------------------------------------------- which tokens

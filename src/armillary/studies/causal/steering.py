@@ -27,6 +27,7 @@ from armillary.core.model import Model
 from armillary.core.progress import progress
 from armillary.core.report import Report
 from armillary.core.run import drive
+from armillary.core.site import Site
 from armillary.core.study import Need, Subject, Subjects, as_subjects
 from armillary.errors import InputError, MismatchError
 from armillary.studies.causal.edit_families import Position
@@ -36,7 +37,8 @@ from armillary.studies.causal.steering_evidence import Evidence, Gather
 from armillary.studies.causal.steering_judge import Asked, Case, rate
 from armillary.studies.causal.steering_measured import Judged, Measured, Shown, Steered
 from armillary.studies.causal.steering_report import Reporter
-from armillary.studies.causal.steering_writing import WAYS, Point, Sampled, Way, Writer, curve
+from armillary.studies.causal.steering_scores import Reading
+from armillary.studies.causal.steering_writing import WAYS, Line, Point, Sampled, Way, Writer, curves
 from armillary.studies.causal.strength import TARGETS, Dose
 from armillary.studies.together import together
 
@@ -46,8 +48,8 @@ accepts: frozenset[Need] = frozenset({"rows"})
 
 #: Texts that fit anything, so that what comes of them is the edit's.
 PROMPTS = ("I think that", "It is", "The most", "This is", "There was")
-#: Random passages for each of a feature's.
-OTHERS = 4
+#: Random passages for each of a feature's; features that are searched and written for together.
+OTHERS, TOGETHER = 4, 8
 
 
 class Config(Settings):
@@ -110,7 +112,8 @@ def run(
         encoder: a model of sentences, whose similarity of texts to passages is reported too.
 
     Raises:
-        InputError: a bare dictionary, a fit that names no site, no prompt, an alpha outside 0 to 1, or no feature that fires.
+        InputError: a bare dictionary, a fit that names no site, no prompt or one that does not fit the model's context with what is to
+            be written, an alpha outside 0 to 1, or no feature that fires.
         CapabilityError: the model has no logits, or no such site.
         MismatchError: rows of another model.
         ShapeError: a fit of another width than the model's site.
@@ -120,11 +123,10 @@ def run(
     for subject in asked:
         _check(subject, config)
     with torch.no_grad():
+        writers = _writers(asked, config)
         for subject in asked:
-            check_width(subject.fit(), subject.require_model(logits=True), config.prompts[0])
+            check_width(subject.fit(), writers[id(subject.model)])
         evidence = _gather(asked, config)
-        by_model = {id(subject.model): subject for subject in asked}
-        writers = {key: _writer(subject, config) for key, subject in by_model.items()}
         embeddings = None if encoder is None else Embeddings(encoder)
         works = [
             _Work(subject, found, writers[id(subject.model)], embeddings, config) for subject, found in zip(asked, evidence, strict=True)
@@ -152,9 +154,18 @@ def _check(subject: Subject, config: Config) -> None:
         )
 
 
-def _writer(subject: Subject, config: Config) -> Writer:
+def _writers(subjects: Sequence[Subject], config: Config) -> dict[int, Writer]:
+    """By model, a writer that has written without an edit: what does not fit the context is refused before anything is read."""
     how = Sampled(config.n_continuations, config.n_tokens, config.temperature, config.top_p, config.seed, config.position)
-    return Writer(subject.require_model(logits=True), config.prompts[: config.n_prompts], how)
+    sites: dict[int, dict[Site, Subject]] = {}
+    for subject in subjects:
+        sites.setdefault(id(subject.model), {})[written_site(subject.fit())] = subject
+    found = {}
+    for key, by_site in sites.items():
+        model = next(iter(by_site.values())).require_model(logits=True)
+        found[key] = Writer(model, config.prompts[: config.n_prompts], how, list(by_site))
+        found[key].plain()
+    return found
 
 
 #: What a subject's rows say, and the features to steer.
@@ -212,12 +223,16 @@ class _Work:
         config = self.config
         fit, least, size = self.subject.fit(), config.least_auroc, config.n_tokens
         aimer = Aimer(fit, self.writer.model, self.evidence, config.n_own, size, least, config.seed)
-        for feature in self.features:
-            aim = aimer.aim(feature)
-            likeness = None
-            if self.embeddings is not None and self.evidence is not None and self.has_passages:
-                likeness = self.embeddings.likeness(aim, self.evidence.rows, size)
-            yield Steered(aim, _curves(self.writer, aim, config), _alphas(self.writer, aim, config), likeness)
+        for first in range(0, len(self.features), TOGETHER):
+            aims = [aimer.aim(feature) for feature in self.features[first : first + TOGETHER]]
+            found = zip(aims, _curves(self.writer, aims, config), _alphas(self.writer, aims, config), strict=True)
+            yield from (Steered(aim, along, alphas, self._likeness(aim)) for aim, along, alphas in found)
+
+    def _likeness(self, aim: Aim) -> Reading | None:
+        """To its passages, by the encoder."""
+        if self.embeddings is None or self.evidence is None or not self.has_passages:
+            return None
+        return self.embeddings.likeness(aim, self.evidence.rows, self.config.n_tokens)
 
 
 def _measured(works: Sequence[_Work]) -> list[Measured]:
@@ -233,27 +248,35 @@ def _measured(works: Sequence[_Work]) -> list[Measured]:
     return measured
 
 
-def _curves(writer: Writer, aim: Aim, config: Config) -> dict[Way, list[Point]]:
+def _lines(aim: Aim) -> dict[Way, Line]:
+    """What is searched: the feature's own signs together; the baselines have one."""
+    both = (1, -1) if "against" in aim.families else (1,)
+    return {way: (family, both if way == "feature" else (1,)) for way, family in aim.families.items() if way != "against"}
+
+
+def _curves(writer: Writer, aims: Sequence[Aim], config: Config) -> list[dict[Way, list[Point]]]:
     """What is written along every way that there is."""
-    out: dict[Way, list[Point]] = {}
-    for way in WAYS:
-        if way not in aim.families:
-            continue
-        # The feature's own signs are searched together; the baselines have one.
-        signs = (1, -1) if way in ("feature", "against") and "against" in aim.families else (1,)
-        sign = -1 if way == "against" else 1
-        out[way] = curve(writer, aim.families[way], config.targets, sign=sign, signs=signs, tolerance=config.tolerance)
+    lines = [_lines(aim) for aim in aims]
+    found = iter(curves(writer, [line for one in lines for line in one.values()], config.targets, tolerance=config.tolerance))
+    out = []
+    for aim, one in zip(aims, lines, strict=True):
+        points = {way: next(found) for way in one}
+        if "against" in aim.families:
+            points["against"] = [point for point in points["feature"] if point.dose.sign < 0]
+            points["feature"] = [point for point in points["feature"] if point.dose.sign > 0]
+        out.append({way: points[way] for way in WAYS if way in points})
     return out
 
 
-def _alphas(writer: Writer, aim: Aim, config: Config) -> list[Point]:
-    """Of a region, what is written at fixed shares of the way to its centroid."""
-    if aim.kind != "region" or "feature" not in aim.families or not config.alphas:
-        return []
-    family = aim.families["feature"]
-    kls = writer.effect(family, list(config.alphas))
-    texts = writer.steered(family, config.alphas)
-    return [Point(Dose(kl, 1, alpha, kl), one) for alpha, kl, one in zip(config.alphas, kls, texts, strict=True)]
+def _alphas(writer: Writer, aims: Sequence[Aim], config: Config) -> list[list[Point]]:
+    """Of regions, what is written at fixed shares of the way to the centroid."""
+    asked = [
+        [(aim.families["feature"], alpha) for alpha in config.alphas] if aim.kind == "region" and "feature" in aim.families else []
+        for aim in aims
+    ]
+    every = [one for some in asked for one in some]
+    kls, texts = iter(writer.effect.of(every)), iter(writer.steered(every))
+    return [[Point(Dose(kl := next(kls), 1, alpha, kl), next(texts)) for _, alpha in some] for some in asked]
 
 
 def _judge(judge: Asked, measured: Measured, config: Config) -> Judged:

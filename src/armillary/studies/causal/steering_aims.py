@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from armillary.core.decomposition import Decomposition
-from armillary.core.dictionary import ROLES, Dictionary, FeatureKind
+from armillary.core.dictionary import ROLES, Dictionary, Feature, FeatureKind
 from armillary.core.model import Model
 from armillary.core.site import Site
 from armillary.core.statistics import Floats, matched_directions
@@ -24,7 +25,7 @@ from armillary.studies.causal.proxies import own_share, own_tokens
 from armillary.studies.causal.steering_concept import Concept, learn, passages
 from armillary.studies.causal.steering_evidence import Evidence
 from armillary.studies.causal.steering_scores import Reading, probability
-from armillary.studies.causal.steering_writing import WAYS, Texts, Way
+from armillary.studies.causal.steering_writing import WAYS, Texts, Way, Writer
 from armillary.studies.units import RowUnits
 
 #: Rows a feature has to fire on to be chosen; features that are looked at for each one that is wanted.
@@ -45,7 +46,8 @@ class Aim:
         n_fires: rows it fires on, in the half that features are chosen by; None without rows.
         families: the edits, by way; what cannot be had is left out. "against" is the feature's family with sign -1.
         promoted: tokens that the direction of each way promotes; none where nothing is known of the site's way out.
-        concept: classifier of its passages, or None.
+        concept: classifier of its passages, or None, and
+        odds: its log-odds of texts.
         near, far: rows of its passages, and of random ones.
         shares: of the concept in texts that were written along each way, 0 to 1; none with a `reason`.
         reason: why it cannot be scored.
@@ -58,6 +60,7 @@ class Aim:
     families: dict[Way, Family]
     promoted: Mapping[Way, Tensor] = field(default_factory=dict)
     concept: Concept | None = None
+    odds: Reading | None = None
     near: tuple[int, ...] = field(default=(), repr=False)
     far: tuple[int, ...] = field(default=(), repr=False)
     shares: Mapping[Way, Reading] = field(default_factory=dict)
@@ -71,7 +74,7 @@ class Aim:
 
     def log_odds(self, texts: Texts) -> Floats:
         """[n] by the classifier; NaN without one."""
-        return np.full(len(texts.ids), np.nan) if self.concept is None else self.concept.log_odds(texts.ids)
+        return np.full(len(texts.ids), np.nan) if self.odds is None else self.odds(texts)
 
     def own_share(self, way: Way) -> Reading:
         """[n] share of each text's tokens that the way's own direction promotes; NaN where these are not known.
@@ -140,7 +143,7 @@ class Aimer:
         """The feature, with all that is known of it."""
         what, place = self.fit.dictionary.feature(feature), self._place(feature)
         fires = None if self.evidence is None else int(self.evidence.n_fires[place])
-        if not float(what.direction.norm()) > 0:
+        if not float(self._vector(what).norm()) > 0:
             return Aim(feature, what.kind, fires, {}, reason="its direction has length 0")
         directions = self._directions(feature)
         no_null = "" if "random" in directions else NO_NULL
@@ -149,6 +152,11 @@ class Aimer:
             return _by_own(found)
         return self._by_passages(found, self.evidence, place)
 
+    def _vector(self, what: Feature) -> Tensor:
+        """[D] what stands for the feature; of a subspace the principal direction of what it adds to rows, where there are any."""
+        known = {} if self.evidence is None else self.evidence.principal
+        return known[what.index] if what.index in known else what.direction.float()
+
     def _place(self, feature: int) -> int:
         """Of the feature among the candidates."""
         return 0 if self.evidence is None else int(np.flatnonzero(self.evidence.features == feature)[0])
@@ -156,7 +164,7 @@ class Aimer:
     def _directions(self, feature: int) -> dict[Way, Tensor]:
         """[D] each: the feature, of a region from the mean of all centroids; a random direction as long; the difference of means."""
         what = self.fit.dictionary.feature(feature)
-        vector = what.direction.float()
+        vector = self._vector(what)
         difference = self._difference(feature)
         found: dict[Way, Tensor] = {} if difference is None else {"diffmeans": difference}
         if what.position is not None:
@@ -198,14 +206,16 @@ class Aimer:
         mine, others = (passages(evidence.rows, row, self.size) for row in (near, evidence.others))
         unit = RowUnits.of(evidence.rows).unit(np.concatenate([near, evidence.others]))
         found = learn(mine, others, unit)
-        rows_of = (tuple(near.tolist()), tuple(evidence.others.tolist()))
+        aim = replace(aim, near=tuple(near.tolist()), far=tuple(evidence.others.tolist()))
         if isinstance(found, str):
-            return replace(aim, reason=found, near=rows_of[0], far=rows_of[1])
+            return replace(aim, reason=found)
+        odds: Reading = cache(lambda texts: found.log_odds(texts.ids))
+        aim = replace(aim, concept=found, odds=odds)
         if found.auroc < self.least:
-            why = f"its passages cannot be told from others by their tokens: AUROC {found.auroc:.2f} on other documents"
-            return replace(aim, concept=found, reason=why, near=rows_of[0], far=rows_of[1])
-        shares = dict.fromkeys(WAYS, lambda texts: probability(found.log_odds(texts.ids)))
-        return replace(aim, concept=found, shares=shares, near=rows_of[0], far=rows_of[1])
+            return replace(
+                aim, reason=f"its passages cannot be told from others by their tokens: AUROC {found.auroc:.2f} on other documents"
+            )
+        return replace(aim, shares=dict.fromkeys(WAYS, lambda texts: probability(odds(texts))))
 
 
 def _by_own(aim: Aim) -> Aim:
@@ -227,12 +237,12 @@ def written_site(fit: Decomposition) -> Site:
     return source.site
 
 
-def check_width(fit: Decomposition, model: Model, prompt: str) -> None:
-    """Raise `ShapeError` where the site that a fit writes is of another width in a model."""
+def check_width(fit: Decomposition, writer: Writer) -> None:
+    """Raise `ShapeError` where the site that a fit writes is of another width in a writer's model."""
     site = written_site(fit)
-    found = model.capture(model.tokenize([prompt]), [site])[site].shape[-1]
+    found, name = writer.effect.widths[site], writer.model.name
     if found != fit.dictionary.d:
-        raise ShapeError(f"{fit!r} cannot be steered in {model.name}, whose '{site}' is {found} wide; pass the model it was made from")
+        raise ShapeError(f"{fit!r} cannot be steered in {name}, whose '{site}' is {found} wide; pass the model it was made from")
 
 
 def _centre(dictionary: Dictionary) -> Tensor:

@@ -113,7 +113,7 @@ def counts(texts: Sequence[Text], place: dict[int, int]) -> sparse.csr_matrix:
 def vectors(texts: Sequence[Text], place: dict[int, int], rarity: Floats) -> sparse.csr_matrix:
     """[n, V] of length 1, or 0 where no token is known."""
     x = counts(texts, place)
-    x.data = np.log1p(x.data)
-    x = x @ sparse.diags(rarity)
-    length = np.sqrt(np.asarray(x.multiply(x).sum(1)).ravel())
-    return sparse.csr_matrix(sparse.diags(1 / np.where(length > 0, length, 1.0)) @ x)
+    x.data = np.log1p(x.data) * rarity[x.indices]
+    text = np.repeat(np.arange(len(texts)), np.diff(x.indptr))  # of each number
+    x.data /= np.sqrt(np.bincount(text, x.data**2, minlength=len(texts)))[text]
+    return x

@@ -5,13 +5,17 @@ difference between the mean of the rows it fires on and the mean of the others; 
 what was written, so that no baseline was made from these. Passages are those with the largest activations, equal ones in a drawn order; a
 region's are drawn among its members, whose responsibilities say how sure, not how much.
 
-Letters: N rows, F features of the fit, f candidates, D width, n passages kept per feature.
+A subspace has no direction of its own: any basis of it serves as well. What it adds to the rows c W has one that is most of it, the first
+right singular vector of all its parts, through the origin as these are. Those of the first half say which.
+
+Letters: N rows, F features of the fit, f candidates, D width, n passages kept per feature, R atoms of a subspace, c [R] and W [R, D] its
+codes and atoms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,11 +23,12 @@ import torch
 from torch import Tensor
 
 from armillary.core.columns import columns_for
-from armillary.core.decomposition import Decomposition
-from armillary.core.method import Consumer, Pass
+from armillary.core.decomposition import Decomposition, feature_activations
+from armillary.core.method import Pass
 from armillary.core.rows import PRIORITIES, Batch, Permutation, Rows
 from armillary.core.tokens import Bools, Ints
 from armillary.inspect.best import Best, Pairs
+from armillary.studies.one_pass import OnePass, counted
 from armillary.studies.units import RowUnits
 
 #: Responsibility from which a row is a region's.
@@ -41,6 +46,8 @@ class Evidence:
         passages: [f, n] rows of the second half with its largest activations, of a region any members; -1 where there are fewer.
         others: [m] rows of the second half, drawn at random.
         rows: what was read.
+        principal: by subspace, [D] the principal direction of what it adds to rows of the first half, as long as the root mean square of
+            what lies along it, turned the way of the mean; none of one that adds nothing.
     """
 
     features: Ints
@@ -49,9 +56,10 @@ class Evidence:
     passages: Ints
     others: Ints
     rows: Rows
+    principal: Mapping[int, Tensor] = field(default_factory=dict)
 
 
-class Gather(Consumer):
+class Gather(OnePass):
     """The pass.
 
     Args:
@@ -70,31 +78,34 @@ class Gather(Consumer):
         self, fit: Decomposition, rows: Rows, features: Sequence[int], *, n: int, n_others: int, batch_size: int, seed: int
     ) -> None:
         self.fit, self.rows, self.features = fit, rows, np.asarray(features, dtype=np.int64)
-        self.units, self.order, self.is_done = RowUnits.of(rows), Pass(batch_size), False
+        self.units, self.order = RowUnits.of(rows), Pass(batch_size)
         self.columns, self.deal = columns_for(fit, rows.layout)[0], Permutation(PRIORITIES, seed)
         # Of a key of its own: with that of the random passages, a region's would be among these.
         self.ties = Permutation(PRIORITIES, seed, 1)
         f, d = len(self.features), sum(columns for _, columns in fit.inputs)
         kinds = [fit.dictionary.feature(int(one)).kind for one in self.features]
+        self.subspaces = {
+            int(one): fit.dictionary.atoms_of([int(one)]) for one, kind in zip(features, kinds, strict=True) if kind == "subspace"
+        }
         self.is_region = np.array([kind == "region" for kind in kinds])  # [f]
         self.least = torch.tensor([MEMBER if kind == "region" else fit.encoder.fires or 0.0 for kind in kinds]).double()  # [f]
         self.best = {"passages": Best(f, n, one_per_group=self.units.kind == "document"), "others": Best(1, n_others)}
         self.sums = {"fires": torch.zeros(f, d + 1, dtype=torch.float64), "all": torch.zeros(d + 1, dtype=torch.float64)}
-
-    def next_pass(self) -> Pass | None:
-        return None if self.is_done else self.order
-
-    def end_pass(self) -> None:
-        self.is_done = True
+        self.sums |= {_codes(one): torch.zeros([len(atoms) + 1] * 2, dtype=torch.float64) for one, atoms in self.subspaces.items()}
 
     def update(self, batch: Batch) -> None:
-        kept = self.units.counts(batch.row)
-        x = batch.x[torch.from_numpy(kept).to(batch.x.device)][:, self.columns]
-        row, device = batch.row[kept], self.fit.dictionary.atoms.device
-        value = self.fit.activations(x.to(device)).columns(torch.from_numpy(self.features).to(device)).double().cpu()  # [n, f]
+        x, row = counted(self.units, batch)
+        x, device = x[:, self.columns], self.fit.dictionary.atoms.device
+        codes = self.fit.encode(x.to(device))
+        value = feature_activations(self.fit.dictionary, codes).columns(torch.from_numpy(self.features).to(device)).double().cpu()  # [n, f]
         is_first = self._is_first(row)
-        self._add(x[torch.from_numpy(is_first).to(x.device)].cpu().double(), value[torch.from_numpy(is_first)])
-        self._offer(row[~is_first], value[torch.from_numpy(~is_first)])
+        first = torch.from_numpy(is_first)
+        self._add(x[first.to(x.device)].cpu().double(), value[first])
+        for one, atoms in self.subspaces.items():
+            c = codes.columns(atoms).cpu().double()[first]  # [n, R]
+            c = torch.cat([c, c.new_ones(len(c), 1)], dim=1)
+            self.sums[_codes(one)] += c.T @ c
+        self._offer(row[~is_first], value[~first])
 
     def _is_first(self, row: Ints) -> Bools:
         """[n] whether rows are of the first half."""
@@ -144,4 +155,35 @@ class Gather(Consumer):
             np.where(passages.row >= 0, passages.value, -1).astype(np.int64),
             np.sort(drawn[drawn >= 0]),
             self.rows,
+            self._principal(),
         )
+
+    def _principal(self) -> dict[int, Tensor]:
+        """See `Evidence`."""
+        found = {}
+        for one, atoms in self.subspaces.items():
+            sums = self.sums[_codes(one)]
+            n = sums[-1, -1].clamp_min(1)
+            vector = principal(self.fit.dictionary.atoms[atoms].cpu().double(), sums[:-1, :-1] / n, sums[-1, :-1] / n)
+            if float(vector.norm()) > 0:
+                found[one] = vector.float()
+        return found
+
+
+def principal(basis: Tensor, moment: Tensor, mean: Tensor) -> Tensor:
+    """[D] the direction along which c W is longest in the root mean square, and that long; turned the way of its mean.
+
+    Args:
+        basis: W [R, D].
+        moment: [R, R] mean of c c^T.
+        mean: [R] mean of c.
+    """
+    value, vector = torch.linalg.eigh(moment)
+    _, length, axes = torch.linalg.svd((vector * value.clamp_min(0).sqrt()).T @ basis, full_matrices=False)
+    found: Tensor = length[0] * axes[0]
+    return -found if float(mean @ basis @ axes[0]) < 0 else found
+
+
+def _codes(feature: int) -> str:
+    """Name of the sums over a subspace's codes with 1 behind them, [R + 1, R + 1]."""
+    return f"codes {feature}"

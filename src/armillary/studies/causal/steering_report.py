@@ -6,6 +6,7 @@ Letters: f features, S strengths.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from armillary.core.config import Config
 from armillary.core.report import Better, Estimate, Report
 from armillary.core.statistics import Units, ratio_interval
+from armillary.core.tokens import Bools
 from armillary.studies.causal.steering_judge import ASPECTS, BEST, Aspect, rank_correlation
 from armillary.studies.causal.steering_measured import Judged, Measured, Shown, Steered, Value
 from armillary.studies.causal.steering_scores import marks
@@ -32,6 +34,21 @@ NUMBERS: dict[str, tuple[Better, str, float | None]] = {
 NAMES: dict[Way, str] = {"feature": "feature", "against": "against it", "random": "random direction", "diffmeans": "DiffMeans"}
 #: Features whose texts are shown, and texts of each; warnings about features.
 EXAMPLES, EACH, WARNED = 4, 2, 4
+
+
+@dataclass(frozen=True)
+class MeanMarks:
+    """A curve.
+
+    Args:
+        means: [S] concept, fluency and score; None at KL that are left out.
+        n: features that it is of.
+        n_reached: [S] features that reach each KL with something written.
+    """
+
+    means: Sequence[tuple[float, ...] | None]
+    n: int
+    n_reached: Sequence[int]
 
 
 class Reporter:
@@ -135,7 +152,7 @@ class Reporter:
     def _untried(self, way: Way) -> str:
         """Why no feature was steered a way."""
         if way == "diffmeans" and any(one.curves for one in self.m.features):
-            return "the difference of means needs rows, of a fit that rebuilds what it reads"
+            return "the difference of means needs rows on which a feature fires and others, of a fit that rebuilds what it reads"
         if way == "against" and any(one.curves for one in self.m.features):
             return "regions are moved toward their centroid, never away from it"
         nulls = [one.aim.no_null for one in self.m.features if one.aim.no_null]
@@ -202,21 +219,24 @@ class Reporter:
         found |= {"strengths": self._strengths(), "texts": self._texts()}
         return found if self.m.judged is None else {**found, "judge": self.correlations(self.m.judged)}
 
-    def mean_marks(self, way: Way) -> list[tuple[float, float, float, int] | None]:
-        """[S] means over features of concept, fluency and score at every KL, and the number of features; None without any."""
-        found = [self.m.marks(one, way) for one in self.m.features]
-        out: list[tuple[float, float, float, int] | None] = []
-        for i in range(len(self.config.targets)):
-            some = [marks[i] for marks in found if marks and marks[i] is not None]
-            cells = np.array([(mark.concept, mark.fluency, mark.score) for mark in some if mark is not None])
-            out.append((*cells.mean(0).tolist(), len(some)) if some else None)
-        return out
+    def mean_marks(self, way: Way) -> MeanMarks:
+        """Along a way, means over features that are the same at every KL that has one."""
+        found = [marks for marks in (self.m.marks(one, way) for one in self.m.features) if marks]
+        has = np.array([[mark is not None for mark in marks] for marks in found], bool).reshape(-1, len(self.config.targets))
+        features, targets = without_gaps(has)
+        means: list[tuple[float, ...] | None] = [None] * len(targets)
+        for j in np.flatnonzero(targets):
+            some = [mark for i in np.flatnonzero(features) if (mark := found[i][j]) is not None]
+            means[j] = tuple(np.mean([(mark.concept, mark.fluency, mark.score) for mark in some], axis=0).tolist())
+        return MeanMarks(means, int(features.sum()), has.sum(0).tolist())
 
     def _curve(self) -> dict[str, list[Any]]:
-        rows: dict[str, list[Any]] = {name: [] for name in ("along", "KL", "concept", "fluency", "score", "features")}
+        rows: dict[str, list[Any]] = {name: [] for name in ("along", "KL", "concept", "fluency", "score", "features", "reached by")}
         for way in WAYS:
-            for target, cells in zip(self.config.targets, self.mean_marks(way), strict=True):
-                for key, cell in zip(rows, (NAMES[way], target, *(cells or (None, None, None, 0))), strict=True):
+            found = self.mean_marks(way)
+            for target, means, n in zip(self.config.targets, found.means, found.n_reached, strict=True):
+                cells = (None, None, None, 0) if means is None else (*means, found.n)
+                for key, cell in zip(rows, (NAMES[way], target, *cells, n), strict=True):
                     rows[key].append(cell)
         return rows
 
@@ -286,13 +306,14 @@ class Reporter:
     # ------------------------------------------------------------ the rest
 
     def figure(self, ways: Sequence[Way]) -> dict[str, Any]:
-        """Concept against fluency, a mark per KL, means over features; from text without an edit at the lower right."""
+        """Concept against fluency, a mark per KL, means over the same features; from text without an edit at the lower right."""
         dash: dict[Way, str] = {"feature": "solid", "against": "dot", "random": "dash", "diffmeans": "dashdot"}
         data = []
         for way in ways:
-            known = [(target, cells) for target, cells in zip(self.config.targets, self.mean_marks(way), strict=True) if cells]
+            found = self.mean_marks(way)
+            known = [(target, cells) for target, cells in zip(self.config.targets, found.means, strict=True) if cells]
             x, y = [1.0, *(cells[1] for _, cells in known)], [0.0, *(cells[0] for _, cells in known)]
-            text = ["no edit", *(f"KL {target:g}" for target, _ in known)]
+            text = ["no edit", *(f"KL {target:g}, {found.n} of {len(self.m.features)} features" for target, _ in known)]
             line = {"dash": dash[way]}
             data.append({"type": "scatter", "mode": "lines+markers", "name": NAMES[way], "x": x, "y": y, "text": text, "line": line})
         axes = {"xaxis": {"title": {"text": "fluency"}}, "yaxis": {"title": {"text": "concept"}}}
@@ -311,8 +332,18 @@ class Reporter:
             f"{len(m.writer.prompts)} prompts, {how.n_continuations} continuations of up to {how.n_tokens} tokens each, temperature "
             f"{how.temperature:g}, top_p {how.top_p:g}; edited: {how.position} tokens.",
             f"Null: {self._null()}, at the same KL; each comparison is over the KL that both reach.",
+            "Curves: means over the same features at every KL, those that reach all KL shown; what few reach is left out.",
+            *self._of_subspaces(),
             "Intervals: 95 %, bootstrap over features.",
         ]
+
+    def _of_subspaces(self) -> list[str]:
+        """Along what features of several atoms without a position are steered."""
+        if not any(one.aim.kind == "subspace" for one in self.m.features):
+            return []
+        if self.m.subject.rows is None:
+            return ["Subspaces are steered along their first atom: without rows none of their directions stands out."]
+        return ["Subspaces are steered along the principal direction of what they add to the rows, both ways."]
 
     def _null(self) -> str:
         kinds = {one.aim.kind == "region" for one in self.m.features}
@@ -336,6 +367,24 @@ class Reporter:
                 f"{m.judged.ratings.n_missing} of {m.judged.ratings.n_asked} ratings are missing: the judge gave no digit from 0 to 2"
             )
         return found
+
+
+def without_gaps(has: Bools) -> tuple[Bools, Bools]:
+    """The largest part of a table without gaps among those with the columns that some row has.
+
+    Args:
+        has: [f, S] whether a cell is there.
+
+    Returns:
+        [f] rows and [S] columns; of parts of one size that with more rows. None of either where there is no cell.
+    """
+
+    def size(columns: Bools) -> tuple[int, int]:
+        n = int(has[:, columns].all(1).sum())
+        return n * int(columns.sum()), n
+
+    columns = max(has, key=size, default=np.zeros(has.shape[1], bool))
+    return np.asarray(has[:, columns].all(1) & columns.any()), columns
 
 
 def _minus(ours: Sequence[Value], theirs: Sequence[Value]) -> list[Value]:

@@ -3,10 +3,10 @@
     KL(s) = mean over prompts of KL(p || p_s) at the last token          p_s: under the family's edit of strength s
 
 Two edits can only be compared at equal effect, and s and -s rarely have the same: each sign is searched by itself. A row of strengths,
-four to a decade, brackets a target; then every target of either sign puts a few guesses into its bracket, all of which go through the
-model together, one strength per sequence. KL need not rise with s, so the first crossing is taken: from below, or from above where an
-edit of strength 0 has a larger effect already (a code set to 0). A target beyond all that was seen is called unreachable, and one that the
-effect jumps over is called that.
+four to a decade, brackets a target; then every target of either sign puts a few guesses into its bracket, all of which, of all families
+that are searched, go through the model together, one strength per sequence; none goes through it twice. KL need not rise with s, so the
+first crossing is taken: from below, or from above where an edit of strength 0 has a larger effect already (a code set to 0). A target
+beyond all that was seen is called unreachable, and one that the effect jumps over is called that.
 
 Letters: P prompts, A strengths, T positions, V vocabulary, D width.
 """
@@ -14,19 +14,18 @@ Letters: P prompts, A strengths, T positions, V vocabulary, D width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from armillary.core.edits import Strength
 from armillary.core.model import Model, Where
 from armillary.core.site import Site
 from armillary.core.tokens import Tokens, concatenate
 from armillary.errors import InputError
-from armillary.studies.causal.edit_families import Family, every
+from armillary.studies.causal.edit_families import Asked, Family, edits_of, every, in_parts, key_of
 
 #: KL that strengths are searched for, in nats: those of Shafran, Geiger and Geva 2025 (arXiv 2506.10920).
 TARGETS = (0.025, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5)
@@ -44,47 +43,57 @@ ENTRIES = 1 << 25
 
 
 class Effect:
-    """KL at the last tokens of prompts as a function of an edit's strength.
+    """KL at the last tokens of prompts as a function of an edit's strength; what was asked once is remembered.
 
     Args:
         model: with logits.
         tokens: the prompts.
         where: which tokens of some prompts are changed; see `positions`.
+        sites: where edits will be, to be read in the same pass as the prompts' logits.
     """
 
-    def __init__(self, model: Model, tokens: Tokens, where: Callable[[Tokens], Where | None] = every) -> None:
+    def __init__(self, model: Model, tokens: Tokens, where: Callable[[Tokens], Where | None] = every, sites: Sequence[Site] = ()) -> None:
         self.model, self.tokens, self.where = model, tokens, where
-        self._length: dict[Site, float] = {}
+        self._known: dict[Hashable, float] = {}
         with torch.no_grad():
-            self.plain = self._log_p(model.logits(tokens), 1)  # [P, V]
+            values, logits = model.read(tokens, sites) if sites else ({}, model.logits(tokens))
+        self.plain = self._log_p(logits, 1)  # [P, V]
+        self._lengths = {site: self._length(x) for site, x in values.items()}
+        self.widths = {site: x.shape[-1] for site, x in values.items()}
 
     def unit(self, family: Family) -> float:
         """The strength that moves activations by their mean length, or the family's largest."""
         if family.most is not None:
             return family.most
         site = family.make(0.0, None).writes
-        if site not in self._length:
+        if site not in self._lengths:
             with torch.no_grad():
-                x = self.model.capture(self.tokens, [site])[site]
-            mask = torch.from_numpy(self.tokens.padded()[1]).to(x.device)
-            self._length[site] = float(x[mask].float().norm(dim=1).mean())
-        return self._length[site] / family.length
+                self._lengths[site] = self._length(self.model.capture(self.tokens, [site])[site])
+        return self._lengths[site] / family.length
+
+    def _length(self, x: Tensor) -> float:
+        """Mean length of activations [P, T, D] of the prompts' tokens."""
+        mask = torch.from_numpy(self.tokens.padded()[1]).to(x.device)
+        return float(x[mask].float().norm(dim=1).mean())
 
     def __call__(self, family: Family, strengths: Sequence[float]) -> list[float]:
         """[A] mean KL over the prompts, in nats."""
-        most = ENTRIES // (self.tokens.n_sequences * int(self.tokens.lengths.max()) * self.plain.shape[1])
-        size = max(1, most) if family.is_batched else 1
-        parts = [strengths[i : i + size] for i in range(0, len(strengths), size)]
-        with torch.no_grad():
-            return [kl for part in parts for kl in self._together(family, part)]
+        return self.of([(family, strength) for strength in strengths])
 
-    def _together(self, family: Family, strengths: Sequence[float]) -> list[float]:
-        tokens = concatenate([self.tokens] * len(strengths))
-        each: Strength = torch.tensor(strengths).repeat_interleave(self.tokens.n_sequences) if family.is_batched else strengths[0]
-        logits = self.model.logits(tokens, edits=[family.make(each, self.where(tokens))])
-        changed = self._log_p(logits, len(strengths)).reshape(len(strengths), *self.plain.shape)  # [A, P, V]
-        kl = (self.plain.exp() * (self.plain - changed)).sum(2).mean(1)
-        return [float(one) for one in kl]
+    def of(self, asked: Sequence[Asked]) -> list[float]:
+        """[A] the same for strengths of several families."""
+        new = {key_of(one): one for one in asked if key_of(one) not in self._known}
+        most = ENTRIES // (self.tokens.n_sequences * int(self.tokens.lengths.max()) * self.plain.shape[1])
+        with torch.no_grad():
+            for part in in_parts(list(new.values()), max(1, most)):
+                self._known |= zip(map(key_of, part), self._together(part), strict=True)
+        return [self._known[key_of(one)] for one in asked]
+
+    def _together(self, asked: Sequence[Asked]) -> list[float]:
+        tokens = concatenate([self.tokens] * len(asked))
+        logits = self.model.logits(tokens, edits=edits_of(asked, self.tokens.n_sequences, self.where(tokens)))
+        changed = self._log_p(logits, len(asked)).reshape(len(asked), *self.plain.shape)  # [A, P, V]
+        return [float(one) for one in (self.plain.exp() * (self.plain - changed)).sum(2).mean(1)]
 
     def _log_p(self, logits: Tensor, times: int) -> Tensor:
         """[B, V] at the last tokens of the prompts, which are there so many times."""
@@ -159,21 +168,69 @@ def search(
         InputError: no target or one that is not above 0, a tolerance that is not, a sign that is neither 1 nor -1, or -1 for a family with
             a largest strength.
     """
-    _check(targets, signs, tolerance, family)
-    row = first_row(unit, family.most is not None)
-    found = effect(family, [0.0, *(sign * strength for sign in signs for strength in row)])
-    hunts = []
-    for i, sign in enumerate(signs):
-        seen = [(0.0, found[0]), *zip(row, found[1 + i * len(row) :], strict=False)]
-        hunts += [_Hunt(sign, target, seen, tolerance) for target in targets]
+
+    def of(asked: Sequence[Asked]) -> list[float]:
+        return effect(family, [strength for _, strength in asked])
+
+    return search_together(of, [Search(family, tuple(signs), unit)], targets, tolerance=tolerance)[0]
+
+
+@dataclass(frozen=True)
+class Search:
+    """A family whose strengths are wanted.
+
+    Args:
+        family, signs, unit: as of `search`.
+    """
+
+    family: Family
+    signs: tuple[int, ...]
+    unit: float
+
+    @property
+    def row(self) -> list[float]:
+        """Strengths to begin with, of either sign; 0 comes before them."""
+        return first_row(self.unit, self.family.most is not None)
+
+    @property
+    def first(self) -> list[Asked]:
+        """0, then the row with each sign."""
+        return [(self.family, 0.0), *((self.family, sign * strength) for sign in self.signs for strength in self.row)]
+
+    def hunts(self, values: Iterator[float], targets: Sequence[float], tolerance: float) -> list[_Hunt]:
+        """One for each sign and target, given the KL of the first strengths."""
+        zero, found = next(values), []
+        for sign in self.signs:
+            row = [(0.0, zero), *((strength, next(values)) for strength in self.row)]
+            found += [_Hunt(sign, target, row, tolerance) for target in targets]
+        return found
+
+
+def search_together(
+    effect: Callable[[Sequence[Asked]], list[float]], searches: Sequence[Search], targets: Sequence[float], *, tolerance: float
+) -> list[list[Dose]]:
+    """The strengths of several families, as `search` finds those of one: none depends on which others are beside it.
+
+    Args:
+        effect: KL of strengths of any of the families; see `Effect.of`.
+        searches: the families.
+        targets, tolerance: as of `search`.
+
+    Raises:
+        InputError: as `search`.
+    """
+    for one in searches:
+        _check(targets, one.signs, tolerance, one.family)
+    values = iter(effect([asked for one in searches for asked in one.first]))
+    hunts = [one.hunts(values, targets, tolerance) for one in searches]
     for _ in range(ROUNDS):
-        asked = [(hunt, hunt.guesses()) for hunt in hunts if hunt.is_open]
-        if not asked:
+        tried = [(one.family, hunt, hunt.guesses()) for one, some in zip(searches, hunts, strict=True) for hunt in some if hunt.is_open]
+        if not tried:
             break
-        values = iter(effect(family, [hunt.sign * strength for hunt, guesses in asked for strength in guesses]))
-        for hunt, guesses in asked:
+        values = iter(effect([(family, hunt.sign * strength) for family, hunt, guesses in tried for strength in guesses]))
+        for _, hunt, guesses in tried:
             hunt.take([(strength, next(values)) for strength in guesses])
-    return [hunt.dose() for hunt in hunts]
+    return [[hunt.dose() for hunt in some] for some in hunts]
 
 
 def first_row(unit: float, is_bounded: bool) -> list[float]:
