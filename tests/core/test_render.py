@@ -342,6 +342,12 @@ def test_terminal_hides_columns_and_rows_that_do_not_fit() -> None:
     assert "more columns" in text
 
 
+@pytest.mark.parametrize("columns", [{}, {"feature": [], "reason": []}])
+def test_terminal_says_that_a_table_is_empty(columns: dict[str, list[str]]) -> None:
+    text = printed(Report("x", tables={"left out": columns}), 60)
+    assert "left out  none" in text and "more columns" not in text and "reason" not in text
+
+
 def test_terminal_takes_brackets_as_text() -> None:
     assert "[bold]x[/bold]" in printed(Report("[bold]x[/bold]", warnings=["[red]"], notes=["[/]"]), 80)
 

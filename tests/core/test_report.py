@@ -160,6 +160,14 @@ def test_noise_is_not_distinguishable() -> None:
     assert verdict(report(), report()) == "not distinguishable"
 
 
+@pytest.mark.parametrize(
+    ("kind", "n", "said"), [("document", 4, "too few units to tell"), ("document", 5, "better"), ("feature", 4, "too few units to tell")]
+)
+def test_a_handful_of_units_tells_nothing(kind: str, n: int, said: str) -> None:
+    ours, theirs = report(-0.05, kind=kind, n=n), report(noise=0.001, kind=kind, n=n)
+    assert verdict(ours, theirs) == said
+
+
 def test_a_comparison_gives_the_difference_and_its_interval() -> None:
     table = report(0.25).compare([report(title="b"), report(0.5, title="c")]).tables["differences"]
     assert table["against"] == ["b", "c"]

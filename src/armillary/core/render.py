@@ -217,6 +217,9 @@ def _interval(estimate: Estimate) -> str:
 def _columns(title: str, columns: Mapping[str, Sequence[Any]], width: int, marks: Mapping[str, str]) -> Iterator[RenderableType]:
     """The first rows of a data table, and as many columns as fit."""
     n = _n_rows(columns)
+    if n == 0:
+        yield Text.assemble((f"\n{title}", "bold"), ("  none", "dim"))
+        return
     rows = [[cell_text(column[i]).replace("–", marks["dash"]) for column in columns.values()] for i in range(min(n, TERMINAL_ROWS))]
     widths = [min(40, max(len(name), *(len(row[i]) for row in rows), 0)) + 2 for i, name in enumerate(columns)]
     n_fit = max(1, sum(sum(widths[: i + 1]) <= width for i in range(len(widths))))

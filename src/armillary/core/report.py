@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from armillary.core.artifact import new_file, write_atomic
-from armillary.core.statistics import Units, paired_difference
+from armillary.core.statistics import FEWEST, Units, n_compared, paired_difference
 from armillary.errors import unknown
 
 Better = Literal["higher", "lower", "neither"]
@@ -144,7 +144,8 @@ class Report:
         return target
 
     def compare(self, others: Sequence[Report]) -> Report:
-        """This report's estimates minus each other's, paired on their units; an interval that holds 0 is called not distinguishable."""
+        """This report's estimates minus each other's, paired on their units; an interval that holds 0 is called not distinguishable,
+        and of fewer than `core.statistics.FEWEST` units nothing is told."""
         rows: dict[str, list[Any]] = {name: [] for name in ("estimate", "against", "difference", "low", "high", "verdict")}
         for other in others:
             for name in [name for name in self.estimates if name in other.estimates]:
@@ -164,6 +165,8 @@ def _comparison(name: str, ours: Estimate, theirs: Estimate, against: str) -> tu
         return name, against, value, None, None, "fewer than two units in common"
     if low <= 0 <= high:
         return name, against, value, low, high, "not distinguishable"
+    if n_compared(ours.units, theirs.units) < FEWEST:
+        return name, against, value, low, high, "too few units to tell"
     is_good = (value > 0) == (ours.better == "higher")
     return name, against, value, low, high, "different" if ours.better == "neither" else ("better" if is_good else "worse")
 

@@ -29,6 +29,9 @@ Side = Literal["greater", "less", "two-sided"]
 LEVEL = 0.95
 #: More units than this are added up in as many random groups before they are resampled, which leaves the variance of totals as it is.
 MAX_UNITS = 2048
+#: Paired units below which a bootstrap does not know its own spread: for normal differences an interval of 95 % holds the truth in 52 % of
+#: cases with two units, 71 % with three, 87 % with four, and 92 to 95 % from five on.
+FEWEST = 5
 #: Entries of the largest temporary array.
 CHUNK = 1 << 21
 
@@ -87,6 +90,14 @@ def ratio_interval(units: Units, *, n_samples: int = 2000, seed: int = 0) -> Int
 def mean_interval(values: ArrayLike, *, n_samples: int = 2000, seed: int = 0) -> Interval:
     """Bootstrap interval of the mean of one value per unit, [U]; see `ratio_interval`."""
     return ratio_interval(Units.of_values("value", values), n_samples=n_samples, seed=seed)
+
+
+def n_compared(ours: Units, theirs: Units) -> int:
+    """How many units `paired_difference` rests on: those that both have, or the fewer of two sides that share none."""
+    shared = len(np.intersect1d(ours.ids, theirs.ids))
+    if ours.kind == "feature" and not shared == len(ours) == len(theirs):
+        return min(len(ours), len(theirs))
+    return shared
 
 
 def paired_difference(

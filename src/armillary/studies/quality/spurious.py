@@ -87,7 +87,8 @@ def run(subjects: Subjects, *, config: Config = Config()) -> Report:  # noqa: B0
     """
     began = time.monotonic()
     if not config.include_unreliable:
-        raise InputError("TPP and SCR were found unreliable (arXiv 2605.18229): use probing, or pass include_unreliable=True all the same")
+        found = "TPP and SCR were found unreliable (arXiv 2605.18229)"
+        raise InputError(f"{found}: use probing, or pass include_unreliable=True (--include-unreliable) all the same")
     if config.pair and not (len(set(config.pair)) == len(config.pair) == 2 and all("=" in one for one in config.pair)):
         raise InputError(f"pair={config.pair} must be two concepts, such as ('kind=question', 'domain=person')")
     measured = by_rows(as_subjects(subjects), lambda group: _measure(group, config))
