@@ -56,6 +56,12 @@ def test_both_texts_stand_side_by_side(run: Run, sae: Path) -> None:
         assert word in answer.out, word
 
 
+def test_no_way_along_an_axis_promotes_what_the_region_does(run: Run, mixture: Path) -> None:
+    plain = run("steer", mixture, 1, *PROMPTS, "--alpha", 0.6, "--json").json
+    still = run("steer", mixture, 1, *PROMPTS, "--alpha", 0.6, "--axis", 0, "--sd", 0, "--json").json
+    assert still["promotes"] == plain["promotes"] and still["kl"] == pytest.approx(plain["kl"])
+
+
 def test_regions_are_moved_to_their_centroid_and_along_their_axes(run: Run, mixture: Path) -> None:
     to = run("steer", mixture, 1, *PROMPTS, "--alpha", 0.6, "--json").json
     along = run("steer", mixture, 1, *PROMPTS, "--axis", 1, "--sd", -3, "--json").json

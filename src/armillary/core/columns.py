@@ -20,6 +20,11 @@ from armillary.errors import ShapeError
 Columns = slice | Tensor
 
 
+def columns_key(columns: Columns) -> str:
+    """Equal for equal columns. (A long tensor's own text leaves its middle out.)"""
+    return repr(columns if isinstance(columns, slice) else columns.tolist())
+
+
 def columns_of(layout: Layout, wanted: Layout) -> Columns | None:
     """The columns of `layout` that hold the sites `wanted`, in that order; None where one is not there or not known."""
     ends = list(accumulate(columns for _, columns in layout))

@@ -117,5 +117,7 @@ def test_bad_input_is_refused() -> None:
         concept_score(lm, SITE, aligned(lm, "a"), "Lisbon", MANY[:2])
     with pytest.raises(InputError, match="length nan"):
         concept_score(lm, SITE, torch.full((lm.width(SITE),), torch.nan), MANY[:2], MANY[:2])
+    with pytest.raises(InputError, match="length inf"):
+        concept_score(lm, SITE, torch.full((lm.width(SITE),), torch.inf), MANY[:2], MANY[:2])
     with pytest.raises(InputError, match="length 0"):
         concept_score(lm, SITE, torch.zeros(lm.width(SITE)), MANY[:2], MANY[:2])

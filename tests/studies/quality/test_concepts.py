@@ -81,6 +81,14 @@ def test_labels_that_most_documents_share_are_dealt_alike() -> None:
     assert np.corrcoef(one.null_train, other.null_train)[0, 1] > 0.9
 
 
+def test_a_feature_that_never_fires_is_no_choice_though_all_others_do_worse() -> None:
+    positive = np.arange(200) % 2 == 0
+    x = np.zeros((200, 3))
+    x[~positive, 1:] = 1.0  # what fires, fires without the concept
+    (one,) = picks(Pooled(x, x, x), [Concept("kind=a", "kind", positive, np.arange(100), np.arange(100, 200))], n_draws=5, seed=0)
+    assert one.is_tied and one.train == 0.5
+
+
 def test_dealings_of_some_documents_are_uniform_orders_of_them() -> None:
     orders = np.array(list(permutations(range(5))))
     has_label = np.array([True, False, True, True, False])

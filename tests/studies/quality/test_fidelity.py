@@ -15,6 +15,7 @@ from armillary.core.dictionary import Dictionary
 from armillary.core.encoders import LinearEncoder, NearestEncoder
 from armillary.core.report import Report
 from armillary.core.rows import TensorRows
+from armillary.core.site import Site, Source
 from armillary.core.study import Subject
 from armillary.core.tokens import Document, Tokens
 from armillary.errors import InputError, ShapeError, TooFewRowsError
@@ -309,6 +310,20 @@ def test_a_transcoder_is_measured_on_its_target() -> None:
         assert value(fidelity.run(Subject(perfect, rows=rows), config=QUICK), "fvu") == pytest.approx(0, abs=1e-12)
     with pytest.raises(InputError, match=r"reconstructs mlp_out\.0, which the rows do not hold"):
         fidelity.run(Subject(perfect, rows=read), config=QUICK)
+
+
+def test_many_columns_that_differ_in_their_middle_alone_are_not_taken_for_one_another() -> None:
+    width = 400
+    sources = [Source("m", "r", Site("mlp_out", i)) for i in range(4)]
+    rows = SideBySide(*(TensorRows(normal(60, width, i) * (20 if i == 2 else 1), source=source) for i, source in enumerate(sources)))
+    fits = []
+    for middle in (1, 2):
+        own = tuple((sources[i], width) for i in (0, middle, 3))
+        eye = torch.eye(3 * width)[:8]
+        fits.append(Decomposition(Dictionary.of_directions(eye), LinearEncoder(eye, torch.zeros(3 * width)), own, own))
+    report = fidelity.run([Subject(fit, rows=rows, name=name) for fit, name in zip(fits, "ab", strict=True)], config=QUICK)
+    for fit, name in zip(fits, "ab", strict=True):
+        assert report[f"{name}: fvu"] == fidelity.run(Subject(fit, rows=rows), config=QUICK)["fvu"]
 
 
 def test_the_report_is_plain_json() -> None:

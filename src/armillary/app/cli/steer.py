@@ -134,7 +134,8 @@ def _way(fit: Decomposition, feature: int, asked: Asked) -> Way:
     if asked.alpha is None:
         return Way(f"axis {asked.axis} of region {feature}", adding(site, axis), axis, "standard deviations")
     place = Family(lambda strength, where: Place(site, centroid, far * axis, strength, where), most=1.0)
-    return Way(f"region {feature}, {far:+g} sd along its axis {asked.axis}", place, far * axis, "of the way to its centroid")
+    goes = far * axis if far else told  # no way along the axis is the way to the centroid
+    return Way(f"region {feature}, {far:+g} sd along its axis {asked.axis}", place, goes, "of the way to its centroid")
 
 
 def _check(what: Feature, asked: Asked) -> None:

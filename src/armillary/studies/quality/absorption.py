@@ -23,7 +23,7 @@ from scipy import sparse
 from torch import Tensor
 
 from armillary.core.codes import Codes
-from armillary.core.columns import columns_for
+from armillary.core.columns import columns_for, columns_key
 from armillary.core.config import Config as Settings
 from armillary.core.decomposition import Decomposition
 from armillary.core.dictionary import Dictionary
@@ -38,7 +38,6 @@ from armillary.studies.by_rows import by_rows
 from armillary.studies.quality.absorption_parts import absorbed, f1, main_set, rank_features, sizes
 from armillary.studies.quality.absorption_report import Class, Measured, report
 from armillary.studies.quality.chosen_rows import ChosenRows
-from armillary.studies.quality.document_reading import columns_key
 from armillary.studies.quality.linear_probe import Probe
 from armillary.studies.quality.token_properties import Form, Words, draw_words
 from armillary.studies.together import together

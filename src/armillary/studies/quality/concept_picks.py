@@ -29,7 +29,7 @@ class Pick:
     Args:
         feature: its number; the first where `is_tied`.
         sign: +1, or -1 where the feature's negative is what tells the concept.
-        is_tied: no feature scores any training document otherwise than the rest, as where none fires, so that nothing was chosen.
+        is_tied: the best feature scores all training documents alike, as one that never fires does, so that nothing was chosen.
         train, test: AUROC on either side.
         null_train, null_test: [S] the same for labels dealt to other documents, each with its own choice.
         score: [n] of every document.
@@ -118,7 +118,7 @@ def _pick(concept: Concept, candidates: Candidates, ranked: tuple[Ranked, Ranked
     return Pick(
         feature=int(candidates.feature[column]),
         sign=int(candidates.sign[column]),
-        is_tied=bool((train[0] == 0.5).all() and np.ptp(score[concept.train]) == 0),
+        is_tied=bool(np.ptp(score[concept.train]) == 0),
         train=float(on_train[0]),
         test=float(on_test[0]),
         null_train=on_train[1:],

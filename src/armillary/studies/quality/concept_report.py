@@ -164,7 +164,8 @@ def _warnings(one: Measured, estimates: Mapping[str, Estimate], config: Config) 
         found.append(f"Number of concepts: {len(one.panel.concepts.asked)}, so that the interval over them is rough or missing.")
     if tied := [each.name for each, pick in zip(one.panel.concepts.asked, one.picks, strict=True) if pick.is_tied]:
         found.append(
-            f"No feature fires in a training document of {len(tied)} of the concepts: their AUROC of 0.5 is a tie, not a measurement."
+            f"No feature fires in a training document of {len(tied)} of the concepts, or none does better there than one that does not: "
+            "their AUROC of 0.5 is a tie, not a measurement."
         )
     raw = estimates["above_raw"]
     if raw.low is not None and raw.low <= 0:

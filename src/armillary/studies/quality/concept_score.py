@@ -54,7 +54,7 @@ def concept_score(
         raise InputError("activating and neutral are lists of sentences; got a single text, whose letters would be taken for sentences")
     if min(len(activating), len(neutral)) < 2:
         raise InputError(f"at least two sentences of each kind are needed, got {len(activating)} and {len(neutral)}")
-    if not float(direction.norm()) > 0:
+    if not 0 < float(direction.norm()) < math.inf:
         raise InputError(f"the direction has length {float(direction.norm()):g}; give one that points somewhere")
     with_it, without = (strongest(model, site, direction, texts) for texts in (activating, neutral))
     if min(len(with_it), len(without)) < 2:

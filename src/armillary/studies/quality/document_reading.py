@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from armillary.core.codes import Codes, dense_codes
-from armillary.core.columns import Columns, columns_for
+from armillary.core.columns import Columns, columns_for, columns_key
 from armillary.core.decomposition import Decomposition, feature_activations
 from armillary.core.method import Pass
 from armillary.core.rows import width
@@ -55,11 +55,6 @@ def read_atoms(subjects: Sequence[Subject], documents: Documents, batch_size: in
         InputError: the rows do not hold what a fit reconstructs.
     """
     return _read([_atoms(subject, documents) for subject in subjects], documents, batch_size, title)
-
-
-def columns_key(columns: Columns) -> str:
-    """Equal for equal columns. (A long tensor's own text leaves its middle out.)"""
-    return repr(columns if isinstance(columns, slice) else columns.tolist())
 
 
 # ---------------------------------------------------------------- what is read

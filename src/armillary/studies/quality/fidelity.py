@@ -26,7 +26,7 @@ from collections.abc import Hashable, Sequence
 import torch
 from pydantic import Field
 
-from armillary.core.columns import columns_for
+from armillary.core.columns import columns_for, columns_key
 from armillary.core.config import Config as Settings
 from armillary.core.method import Pass
 from armillary.core.report import Report
@@ -117,7 +117,7 @@ def _measure_group(subjects: Sequence[Subject], config: Config) -> list[Measured
         read, target = columns_for(fit, rows.layout)
         if target is None:
             raise InputError(f"{subject.label} reconstructs {_target_name(subject)}, which the rows do not hold; harvest both sites")
-        key = repr(target)
+        key = columns_key(target)
         targets.setdefault(key, TargetSums(target, width(fit.targets), units, order, n_sample=N_SAMPLE, seed=config.seed))
         fits.append((key, FitSums(fit, (read, target), units, order)))
     drive([*targets.values(), *(sums for _, sums in fits)], rows, title="fidelity")

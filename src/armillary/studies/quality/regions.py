@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from armillary.core.columns import columns_for
+from armillary.core.columns import columns_for, columns_key
 from armillary.core.config import Config as Settings
 from armillary.core.jackknife import GROUPS
 from armillary.core.method import Pass
@@ -128,7 +128,7 @@ def _baselines(subjects: Sequence[Subject], reads: Sequence[Reads]) -> tuple[dic
     """A scorer for every choice of columns, and which scorer, and which of its sets of centroids, belongs to each subject."""
     by_columns: dict[str, list[int]] = {}
     for i, one in enumerate(reads):
-        by_columns.setdefault(repr(one.columns), []).append(i)
+        by_columns.setdefault(columns_key(one.columns), []).append(i)
     scorers = {
         key: Baselines(reads[group[0]], width(subjects[group[0]].fit().inputs), [subjects[i].fit().dictionary.directions() for i in group])
         for key, group in by_columns.items()
@@ -170,7 +170,7 @@ def _pairs(labels: Sequence[str], measured: Sequence[Measured], config: Config) 
     found = []
     for i, j in combinations(range(len(measured)), 2):
         one, other = measured[i], measured[j]
-        if one.rows is other.rows and repr(one.reads.columns) == repr(other.reads.columns):
+        if one.rows is other.rows and columns_key(one.reads.columns) == columns_key(other.reads.columns):
             found.append((labels[i], labels[j], compare(*_assigned(one, other), seed=config.seed)))
     return overview(found)
 
