@@ -1,4 +1,4 @@
-"""Remembering: what a model says of a text does not change, and the text passes it once."""
+"""Remembering: each question is asked once of each text, and the model is otherwise itself."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import torch
 import armillary as arm
 from armillary.core.edits import Add
 from armillary.core.model import Model
-from armillary.core.remembering import Remembering
+from armillary.core.prompted import activations_at, answered
+from armillary.core.remembering import Remembering, remembered
 from armillary.core.site import Site
+from armillary.core.task import Prompt
+from armillary.errors import InputError
 from counted_lm import Counted
 
 STREAM, EARLY = Site("resid_post", 1), Site("mlp_out", 0)
-TEXTS = ["Paris is a city.", "It is", "Paris is a city.", "The dog saw the cat and ran"]
+PROMPTS = [Prompt("Paris is a", " b"), Prompt("It", " c"), Prompt("Paris is a", " b"), Prompt("The dog saw the", " d")]
 
 
 @pytest.fixture(scope="module")
@@ -24,64 +27,64 @@ def lm() -> arm.LanguageModel:
 
 
 def test_one_pass_gives_what_two_give(lm: arm.LanguageModel) -> None:
-    tokens = lm.tokenize(TEXTS)
+    tokens = lm.tokenize([prompt.text for prompt in PROMPTS])
     values, logits = lm.read(tokens, [STREAM, "mlp_out.0"])
     assert torch.equal(logits, lm.logits(tokens)) and torch.equal(values[STREAM], lm.capture(tokens, [STREAM])[STREAM])
     assert set(values) == {STREAM, "mlp_out.0"}
 
 
-def test_each_text_passes_once_whatever_is_asked_and_in_which_company(lm: arm.LanguageModel) -> None:
-    counted: Any = Counted(lm)
-    model = Remembering(counted, [STREAM])
-    mask = torch.from_numpy(lm.tokenize(TEXTS).padded()[1])
+def test_values_go_to_their_keys_and_only_new_ones_are_found() -> None:
+    asked: list[list[int]] = []
+
+    def find(places: list[int]) -> list[str]:
+        asked.append(places)
+        return [f"value {i}" for i in places]
+
+    model: Any = Remembering(None)  # type: ignore[arg-type]
+    assert remembered(model, "what", ["b", "a", "b", "c"], find) == ["value 0", "value 1", "value 0", "value 3"]
+    assert remembered(model, "what", ["d", "a", "d"], find) == ["value 0", "value 1", "value 0"]
+    assert remembered(model, "else", ["a"], find) == ["value 0"]
+    assert remembered(model, "what", [], find) == []
+    assert asked == [[0, 1, 3], [0], [0]]
+
+
+def test_a_model_without_memory_is_asked_for_equal_keys_once() -> None:
+    model: Any = object()
     for _ in range(2):
-        assert torch.allclose(model.logits(lm.tokenize(TEXTS))[mask], lm.logits(TEXTS)[mask], atol=1e-4)
-        assert torch.allclose(
-            model.capture(lm.tokenize(TEXTS), [STREAM])[STREAM][mask], lm.capture(TEXTS, [STREAM])[STREAM][mask], atol=1e-4
-        )
-        assert torch.equal(model.logits(TEXTS[1:2]), model.logits(lm.tokenize(TEXTS))[1:2, : len(lm.tokenize(TEXTS[1]))])
-    assert set(counted.seen.values()) == {1} and len(counted.seen) == 3
+        assert remembered(model, "what", ["b", "b"], lambda places: [len(places)]) == [1, 1]
 
 
-def test_a_site_that_was_not_told_costs_one_more_pass_and_then_none(lm: arm.LanguageModel) -> None:
+def test_what_fails_is_not_remembered() -> None:
+    model: Any = Remembering(None)  # type: ignore[arg-type]
+
+    def fail(places: list[int]) -> list[int]:
+        raise InputError("no")
+
+    with pytest.raises(InputError):
+        remembered(model, "what", ["a"], fail)
+    assert remembered(model, "what", ["a"], lambda places: [7]) == [7]
+
+
+def test_prompts_are_answered_and_read_once(lm: arm.LanguageModel) -> None:
     counted: Any = Counted(lm)
-    model = Remembering(counted)
+    model, places = Remembering(counted), [(STREAM, "last"), (EARLY, "last")]
     for _ in range(2):
-        model.logits(TEXTS[:1])
-        model.capture(TEXTS[:1], [EARLY])
-    assert list(counted.seen.values()) == [2]
-    model.capture(TEXTS[1:2], [EARLY])
-    model.logits(TEXTS[1:2])
-    assert list(counted.seen.values()) == [2, 1]
+        right = answered(model, PROMPTS, [prompt.answer for prompt in PROMPTS])
+        found = activations_at(model, PROMPTS, places)
+        assert activations_at(model, PROMPTS[::-1], places[:1])[places[0]].equal(found[places[0]].flip(0))
+    assert set(counted.seen.values()) == {1} and len(counted.seen) == 6
+    assert right.tolist() == answered(lm, PROMPTS, [prompt.answer for prompt in PROMPTS]).tolist()
+    for place, x in activations_at(lm, PROMPTS, places).items():
+        assert torch.allclose(found[place], x, atol=1e-4)
 
 
-def test_edits_reach_the_model(lm: arm.LanguageModel) -> None:
-    model = Remembering(lm)
-    edit = Add(STREAM, torch.ones(lm.d_model))
-    plain = model.logits(TEXTS[:1])
-    assert torch.equal(model.logits(TEXTS[:1], edits=[edit]), lm.logits(TEXTS[:1], edits=[edit]))
-    assert not torch.allclose(model.logits(TEXTS[:1], edits=[edit]), plain)
-    assert torch.equal(model.capture(TEXTS[:1], [STREAM], edits=[edit])[STREAM], lm.capture(TEXTS[:1], [STREAM], edits=[edit])[STREAM])
-
-
-def test_the_oldest_is_forgotten_beyond_the_limit(lm: arm.LanguageModel) -> None:
-    counted: Any = Counted(lm)
-    one = Remembering(lm)
-    one.logits(TEXTS[:1])
-    model = Remembering(counted, limit=one.n_bytes)
-    model.logits(TEXTS[:1])
-    assert model.n_bytes == one.n_bytes
-    model.logits(TEXTS[1:2])
-    assert 0 < model.n_bytes < one.n_bytes
-    model.logits(TEXTS[:1])
-    assert sorted(counted.seen.values()) == [1, 2]
-    assert Remembering(lm, limit=0).logits(TEXTS).shape[0] == 4, "a batch larger than the limit is answered all the same"
-
-
-def test_it_is_a_model(lm: arm.LanguageModel) -> None:
+def test_it_is_otherwise_the_model(lm: arm.LanguageModel) -> None:
     model = Remembering(lm)
     assert isinstance(model, Model)
     assert (model.name, model.revision, model.n_layers, model.has_logits) == (lm.name, lm.revision, lm.n_layers, True)
     assert model.generate("It is", max_new_tokens=3) == lm.generate("It is", max_new_tokens=3)
     assert model.vocabulary() is lm.vocabulary() and torch.equal(model.readout(EARLY), lm.readout(EARLY))
-    assert "1 texts" not in repr(model)
+    edit, tokens = Add(STREAM, torch.ones(lm.d_model)), lm.tokenize("It is")
+    assert torch.equal(model.logits(tokens, edits=[edit]), lm.logits(tokens, edits=[edit]))
+    assert torch.equal(model.capture(tokens, [STREAM], edits=[edit])[STREAM], lm.capture(tokens, [STREAM], edits=[edit])[STREAM])
+    assert torch.equal(model.read(tokens, [STREAM])[1], lm.logits(tokens))

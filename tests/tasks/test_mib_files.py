@@ -174,6 +174,9 @@ def test_sums_carry_what_the_source_carries(tmp_path: Path) -> None:
     assert base.answer == " 42" and [base.text[slice(*base.spans[name])] for name in ("operand1", "operand2")] == ["17", "25"]
     small = mib_files.load(write(tmp_path, train=[added(1, 2, x_counterfactual=counted)], test=[row])).train[0].base
     assert small.spans["operand1"] == (15, 16), "the last of two places: before it stand examples"
+    again = added(17, 25, x_counterfactual=counted) | {"prompt": "17 + 30 = 47\n17 + 25 ="}
+    spans = mib_files.load(write(tmp_path, train=[again], test=[row])).train[0].base.spans
+    assert spans == {"operand1": (13, 15), "operand2": (18, 20)}, "an example may begin with the same number"
 
 
 @pytest.mark.parametrize(

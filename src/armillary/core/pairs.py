@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from armillary.core.model import Model
-from armillary.core.prompted import BATCH_TOKENS, Prompted, activations_at, answered, kept_apart
+from armillary.core.prompted import BATCH_TOKENS, Prompted, activations_at, answered, kept_apart, prompt_key
 from armillary.core.rows import Rows, TensorRows, width
 from armillary.core.site import Site, Source
 from armillary.core.statistics import Floats
@@ -93,10 +93,11 @@ class Pairs:
         if not chosen:
             raise InputError(f"none of {len(pairs)} pairs is of variable {variable!r} and kinds {list(kinds)}; there are {_kinds(pairs)}")
         apart = list(itertools.compress(chosen, can_read(model, chosen)))
+        _refuse_lost(
+            chosen, apart, f"the tokenizer of {model.name!r} keeps prompt and answer apart in {{}}; put the space at the answer's beginning"
+        )
         kept = _answered_pairs(model, apart, batch_tokens) if only_right else apart
-        if lost := lost_groups([pair.kind for pair in chosen], [pair.kind for pair in kept]):
-            told = f"none of {sum(_is_of(pair.kind, lost) for pair in chosen)} {lost[0]!r} pairs"
-            raise InputError(f"{model.name!r} answers both prompts of {told}; choose a task it can do, or other kinds")
+        _refuse_lost(apart, kept, f"{model.name!r} answers both prompts of {{}}; choose a task it can do, or other kinds")
         prompts, index = distinct([pair.source for pair in kept], prompt_key)
         x = activations_at(model, prompts, [(place, position)], batch_tokens=batch_tokens)[place, position][index]
         rows = TensorRows(x, source=Source(model.name, model.revision, place))
@@ -172,17 +173,18 @@ def can_read(model: Model, pairs: Sequence[Pair]) -> Bools:
     return np.asarray(is_apart, bool)
 
 
+def _refuse_lost(before: Sequence[Pair], after: Sequence[Pair], told: str) -> None:
+    """Raise `InputError` where none is left of the pairs whose answer is to change, or of those whose answer is not."""
+    if lost := lost_groups([pair.kind for pair in before], [pair.kind for pair in after]):
+        raise InputError(told.format(f"none of {sum(_is_of(pair.kind, lost) for pair in before)} {lost[0]!r} pairs"))
+
+
 def _answered_pairs(model: Model, pairs: Sequence[Pair], batch_tokens: int) -> list[Pair]:
     """The pairs the model can do."""
     kept = list(itertools.compress(pairs, can_do(model, pairs, batch_tokens=batch_tokens)))
     if not kept:
         raise InputError(f"{model.name!r} answers both prompts of none of {len(pairs)} pairs; choose a task it can do")
     return kept
-
-
-def prompt_key(prompt: Prompt) -> tuple[Hashable, ...]:
-    """Equal for prompts that read the same and name the same places."""
-    return prompt.text, tuple(sorted(prompt.spans.items()))
 
 
 def answer_key(prompt: Prompt) -> tuple[Hashable, ...]:

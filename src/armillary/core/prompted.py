@@ -8,7 +8,7 @@ Letters: B prompts, T positions, V vocabulary, D width of a site, n tokens of an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from armillary.core.model import At, Model, Where
 from armillary.core.progress import progress
+from armillary.core.remembering import remembered
 from armillary.core.site import Site
 from armillary.core.task import Prompt, tokens_at
 from armillary.core.tokens import Bools, Ints, Tokens
@@ -165,6 +166,11 @@ def only_at(place: Ints) -> Where:
     return where
 
 
+def prompt_key(prompt: Prompt) -> tuple[Hashable, ...]:
+    """Equal for prompts that read the same and name the same places."""
+    return prompt.text, tuple(sorted(prompt.spans.items()))
+
+
 def answered(model: Model, prompts: Sequence[Prompt], answers: Sequence[str], *, batch_tokens: int = BATCH_TOKENS) -> Bools:
     """[B] whether the model goes on after each prompt with its answer; where nothing is asked (an empty answer) nothing can be wrong.
 
@@ -172,16 +178,24 @@ def answered(model: Model, prompts: Sequence[Prompt], answers: Sequence[str], *,
         InputError: a prompt and its answer are longer than the model's context; see also `Prompted.of`.
         CapabilityError: the model has no logits.
     """
-    asked, found = np.flatnonzero([bool(answer.strip()) for answer in answers]), np.ones(len(prompts), bool)
-    if not len(asked):
-        return found
-    given = Prompted.of(model, [prompts[int(i)] for i in asked], [answers[int(i)] for i in asked])
-    with torch.no_grad(), progress("answers", total=len(asked), unit="prompts") as bar:
+    found, asked = np.ones(len(prompts), bool), np.flatnonzero([bool(answer.strip()) for answer in answers])
+
+    def find(places: list[int]) -> list[bool]:
+        which = asked[places].tolist()
+        return _answered(model, Prompted.of(model, [prompts[i] for i in which], [answers[i] for i in which]), batch_tokens)
+
+    found[asked] = remembered(model, "answered", [(prompts[i].text, answers[i]) for i in asked], find)
+    return found
+
+
+def _answered(model: Model, given: Prompted, batch_tokens: int) -> list[bool]:
+    found = np.zeros(len(given), bool)
+    with torch.no_grad(), progress("answers", total=len(given), unit="prompts") as bar:
         for which in by_length(given.tokens.lengths, batch_tokens):
             some = given.take(which)
-            found[asked[which]] = some.right(model.logits(some.tokens)).cpu().numpy()
+            found[which] = some.right(model.logits(some.tokens)).cpu().numpy()
             bar.advance(len(which))
-    return found
+    return [bool(one) for one in found]
 
 
 def activations_at(
@@ -196,6 +210,20 @@ def activations_at(
     Raises:
         InputError: a prompt without a token at a position, or one longer than the model's context.
     """
+    keys = [(*prompt_key(prompt), str(site), position) for prompt in prompts for site, position in places]
+
+    def find(new: list[int]) -> list[Tensor]:
+        which = sorted({i // len(places) for i in new})
+        found = _activations_at(model, [prompts[i] for i in which], places, batch_tokens)
+        return [found[places[i % len(places)]][which.index(i // len(places))] for i in new]
+
+    values = remembered(model, "activations", keys, find)
+    return {place: torch.stack(values[i :: len(places)]) for i, place in enumerate(places)} if prompts else {}
+
+
+def _activations_at(
+    model: Model, prompts: Sequence[Prompt], places: Sequence[tuple[Site, str]], batch_tokens: int
+) -> dict[tuple[Site, str], Tensor]:
     tokens = model.tokenize([prompt.text for prompt in prompts])
     at = {position: tokens_at(tokens, prompts, position) for _, position in places}
     sites = list(dict.fromkeys(site for site, _ in places))

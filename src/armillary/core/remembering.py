@@ -1,116 +1,58 @@
-"""Remembering: a model whose unedited passes are kept, so that many studies read every text once.
+"""Remembering: a model with a memory, so that many studies find out once what it says of a text as it is.
 
-Texts are told apart by their token ids. The first time a sequence is read, for logits or for activations, both are kept: its logits, and
-its activations at all sites that studies are known to ask for. What is kept has a limit; beyond it the oldest is forgotten and would be
-read again. Edited passes, gradients and generation go to the model as they are.
-
-Letters: B sequences, T positions, D width of a site, V vocabulary.
+What is kept is what was asked, not the passes themselves, whose logits would fill any memory: whether a prompt is answered so, activations
+at a few tokens, the loss of a text. Whoever reads texts without an edit asks through `remembered`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, final
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar, final
 
-import numpy as np
 from torch import Tensor
 
 from armillary.core.model import Edit, Generation, Key, Model, Texts
-from armillary.core.prompted import take
 from armillary.core.rows import Rows
 from armillary.core.site import Site
 from armillary.core.tokens import Tokens
 
-#: Bytes that are kept at most.
-LIMIT = 1 << 30
-#: What of a sequence is kept under this name is its logits; all else is under the name of its site.
-LOGITS = "logits"
+Found = TypeVar("Found")
 
-#: Of one sequence, where the model left them: logits [T, V], and activations [T, D] by site.
-_Read = dict[str, Tensor]
+
+def remembered(model: Model, what: str, keys: Sequence[Hashable], find: Callable[[list[int]], Sequence[Found]]) -> list[Found]:
+    """What a model says of texts without an edit, a value per key.
+
+    Args:
+        model: it; one that does not remember is asked for each different key of this call.
+        what: the question.
+        keys: tell its texts, and whatever else the answer depends on.
+        find: the values of some of the keys, given their places: of each that is not known yet the first.
+    """
+    known: dict[tuple[str, Hashable], Any] = model.known if isinstance(model, Remembering) else {}
+    new: dict[Hashable, int] = {}
+    for place, key in enumerate(keys):
+        if (what, key) not in known:
+            new.setdefault(key, place)
+    if new:
+        known |= zip(((what, key) for key in new), find(list(new.values())), strict=True)
+    return [known[what, key] for key in keys]
 
 
 @final
 class Remembering:
-    """A model that is asked about every text once. Satisfies `core.model.Model`.
+    """A model that knows what it was asked before. Satisfies `core.model.Model`.
 
     Args:
         model: it; its weights are not to be changed meanwhile.
-        sites: those that will be asked for, which the first reading of a text keeps all at once.
-        limit: bytes that are kept at most.
     """
 
-    def __init__(self, model: Model, sites: Sequence[Site] = (), *, limit: int = LIMIT) -> None:
-        self.model, self.limit, self.n_bytes = model, limit, 0
-        self._sites = {str(site): site for site in sites}
-        self._known: dict[bytes, _Read] = {}
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        #: (question, key) -> answer.
+        self.known: dict[tuple[str, Hashable], Any] = {}
 
     def __repr__(self) -> str:
-        return f"Remembering({self.model!r}: {len(self._known):,} texts, {self.n_bytes / 1e6:,.0f} MB)"
-
-    # ------------------------------------------------------------ what is remembered
-
-    def logits(self, tokens: Tokens | Texts, *, edits: Sequence[Edit] = (), grad: bool = False) -> Tensor:
-        """As `Model.logits`."""
-        given = self._tokens(tokens)
-        if edits or grad:
-            return self.model.logits(given, edits=edits, grad=grad)
-        return self._together(given, LOGITS)
-
-    def capture(self, tokens: Tokens | Texts, sites: Sequence[Key], *, edits: Sequence[Edit] = ()) -> dict[Key, Tensor]:
-        """As `Model.capture`."""
-        given = self._tokens(tokens)
-        if edits:
-            return self.model.capture(given, sites, edits=edits)
-        self._sites |= {str(site): site for site in map(Site.parse, sites)}
-        return {site: self._together(given, str(Site.parse(site))) for site in sites}
-
-    def read(self, tokens: Tokens | Texts, sites: Sequence[Key]) -> tuple[dict[Key, Tensor], Tensor]:
-        """As `Model.read`."""
-        return self.capture(tokens, sites), self.logits(tokens)
-
-    def _together(self, tokens: Tokens, name: str) -> Tensor:
-        """[B, T, ...] what is kept of sequences under a name, after those that are new were read; 0 in the padding."""
-        keys = [tokens.ids[low:high].tobytes() for low, high in zip(tokens.starts, tokens.starts[1:], strict=False)]
-        held = {key: self._known[key] for key in keys if name in self._known.get(key, {})}
-        new = [i for i, key in enumerate(keys) if key not in held]
-        if new:
-            first = {keys[i]: i for i in reversed(new)}  # a text that is there twice is read once
-            held |= self._read(take(tokens, np.array(sorted(first.values()), np.int64)), sorted(first, key=first.__getitem__))
-        parts = [held[key][name] for key in keys]
-        out = parts[0].new_zeros(len(parts), int(tokens.lengths.max()), parts[0].shape[1])
-        for row, part in zip(out, parts, strict=True):
-            row[: len(part)] = part
-        return out
-
-    def _read(self, tokens: Tokens, keys: Sequence[bytes]) -> dict[bytes, _Read]:
-        """Run sequences, and keep all that may be asked of them."""
-        sites = dict(self._sites)
-        if self.model.has_logits:
-            values, logits = self.model.read(tokens, list(sites))
-            values |= {LOGITS: logits}
-        else:
-            values = self.model.capture(tokens, list(sites))
-        found = {}
-        for i, (key, n) in enumerate(zip(keys, tokens.lengths.tolist(), strict=True)):
-            found[key] = {name: x[i, :n].detach().clone() for name, x in values.items()}
-            self._keep(key, found[key])
-        return found
-
-    def _keep(self, key: bytes, read: _Read) -> None:
-        self._forget(key)
-        self._known[key] = read
-        self.n_bytes += _size(read)
-        while self.n_bytes > self.limit and self._known:
-            self._forget(next(iter(self._known)))
-
-    def _forget(self, key: bytes) -> None:
-        self.n_bytes -= _size(self._known.pop(key, {}))
-
-    def _tokens(self, given: Tokens | Texts) -> Tokens:
-        return given if isinstance(given, Tokens) else self.model.tokenize(given)
-
-    # ------------------------------------------------------------ what is handed on
+        return f"Remembering({self.model!r}: {len(self.known):,} answers)"
 
     @property
     def name(self) -> str:
@@ -132,6 +74,18 @@ class Remembering:
         """As `Model.tokenize`."""
         return self.model.tokenize(texts)
 
+    def capture(self, tokens: Tokens, sites: Sequence[Key], *, edits: Sequence[Edit] = ()) -> dict[Key, Tensor]:
+        """As `Model.capture`."""
+        return self.model.capture(tokens, sites, edits=edits)
+
+    def logits(self, tokens: Tokens, *, edits: Sequence[Edit] = (), grad: bool = False) -> Tensor:
+        """As `Model.logits`."""
+        return self.model.logits(tokens, edits=edits, grad=grad)
+
+    def read(self, tokens: Tokens, sites: Sequence[Key]) -> tuple[dict[Key, Tensor], Tensor]:
+        """As `Model.read`."""
+        return self.model.read(tokens, sites)
+
     def generate(self, prompts: Tokens | str | Sequence[str], **how: Any) -> list[Generation]:
         """As `Model.generate`."""
         return self.model.generate(prompts, **how)
@@ -151,7 +105,3 @@ class Remembering:
     def rows(self, texts: Texts, site: Site | str) -> Rows:
         """As `Model.rows`."""
         return self.model.rows(texts, site)
-
-
-def _size(read: _Read) -> int:
-    return sum(x.numel() * x.element_size() for x in read.values())

@@ -124,7 +124,7 @@ class Tokens:
 
     @cached_property
     def sha256(self) -> str:
-        """Equal for the same sequences with the same rows and documents, whatever object they are in."""
+        """Equal for the same sequences, with the same rows, of as many documents cut alike, whatever object they are in."""
         digest = hashlib.sha256()
         for part in (self.ids, self.starts, self.document, self.is_special, self.is_row):
             digest.update(np.ascontiguousarray(part).tobytes())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from armillary.core.model import Edit, Generation
 from armillary.core.tokens import Tokens
@@ -73,9 +73,16 @@ class Sampling:
         """Probabilities [B, K] of the likeliest tokens, falling, and their ids: all that may be drawn."""
         if not isinstance(self.seed, int) and self.top_p < 1 and probability.shape[1] > FIRST:
             ordered, index = probability.topk(FIRST, dim=-1)
-            if bool((ordered.cumsum(-1)[:, -1] >= self.top_p).all()):
-                return ordered, index
+            is_short = ordered.cumsum(-1)[:, -1] < self.top_p  # told for each row by itself: the two ways order ties differently
+            return self._longer(probability, ordered, index, is_short) if bool(is_short.any()) else (ordered, index)
         return probability.sort(dim=-1, descending=True)
+
+    def _longer(self, probability: Tensor, ordered: Tensor, index: Tensor, is_short: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with all tokens of some rows, and 0 after the likeliest ones of the others."""
+        more = probability.shape[1] - ordered.shape[1]
+        ordered, index = nn.functional.pad(ordered, (0, more)), nn.functional.pad(index, (0, more))
+        ordered[is_short], index[is_short] = probability[is_short].sort(dim=-1, descending=True)
+        return ordered, index
 
     def _places(self, weight: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """[B, 1] drawn in proportion to weights [B, V]."""

@@ -78,11 +78,9 @@ def _prompt(row: object, where: str) -> Prompt:
 
 def _spans(record: _Sum, where: str) -> dict[str, Span]:
     """Bytes of the operands, which stand in their order."""
-    numbers = rf"(?<!\d){record.operand1}(?!\d).*?(?<!\d){record.operand2}(?!\d)"
-    found = list(re.finditer(numbers, record.prompt, re.DOTALL))
-    if not found:
+    numbers = rf".*(?<!\d)({record.operand1})(?!\d).*?(?<!\d)({record.operand2})(?!\d)"  # the last place: before it may stand examples
+    found = re.match(numbers, record.prompt, re.DOTALL)
+    if found is None:
         raise InputError(f"{where}, field prompt: {record.operand1} and then {record.operand2} must stand in it: {record.prompt!r}")
-    start, end = found[-1].span()  # before the last may stand examples
-    first, second = len(str(record.operand1)), len(str(record.operand2))
-    places = {"operand1": (start, start + first), "operand2": (end - second, end)}
+    places = {"operand1": found.span(1), "operand2": found.span(2)}
     return {name: (len(record.prompt[:low].encode()), len(record.prompt[:high].encode())) for name, (low, high) in places.items()}

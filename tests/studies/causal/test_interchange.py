@@ -72,7 +72,9 @@ def test_a_variable_of_which_none_is_left_is_missing() -> None:
 def test_without_the_causes_what_is_left_is_not_scored(split: str) -> None:
     report = looked_for(of(lambda i, pair: pair.kind == "cause" and pair.variable == "colour", split))
     for measure in ("iia", "disentangle", "isolate"):
-        assert report[f"{measure}: colour"].value is None and "'cause' pairs" in report[f"{measure}: colour"].reason
+        reason = report[f"{measure}: colour"].reason
+        assert report[f"{measure}: colour"].value is None
+        assert reason == f"the tokenizer keeps prompt and answer apart in none of the 'cause' pairs of 'colour' in the {split}"
 
 
 def test_a_task_of_which_nothing_is_left_is_an_error() -> None:

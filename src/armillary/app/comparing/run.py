@@ -24,7 +24,6 @@ from armillary.core.progress import duration
 from armillary.core.provenance import versions
 from armillary.core.remembering import Remembering
 from armillary.core.report import Estimate, Report
-from armillary.core.site import Site
 from armillary.core.study import Subject
 from armillary.core.task import Task
 from armillary.errors import InputError
@@ -127,13 +126,9 @@ def compare(
 
 
 def reading_once(subjects: Sequence[Subject]) -> list[Subject]:
-    """The subjects with models that remember what they read, one for all subjects of a model: studies read the same texts."""
-    sites: dict[int, set[Site]] = {}
-    for one in subjects:
-        known = [*one.what.inputs, *one.what.targets] if isinstance(one.what, Decomposition) else []
-        sites.setdefault(id(one.model), set()).update(source.site for source, _ in known if source is not None)
+    """The subjects with models that remember, one for all subjects of a model: studies ask of the same texts."""
     models = {id(one.model): one.model for one in subjects if one.model is not None and not isinstance(one.model, Remembering)}
-    kept = {key: Remembering(model, sorted(sites[key], key=str)) for key, model in models.items()}
+    kept = {key: Remembering(model) for key, model in models.items()}
     return [replace(one, model=kept.get(id(one.model), one.model)) for one in subjects]
 
 

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from armillary.core.edits import Interchange
 from armillary.core.model import Edit, Model, Where
-from armillary.core.pairs import Pairs, answer_key, can_read, distinct, lost_groups, prompt_key, runs, weights
+from armillary.core.pairs import Pairs, answer_key, can_read, distinct, lost_groups, runs, weights
 from armillary.core.progress import progress
-from armillary.core.prompted import BATCH_TOKENS, Prompted, activations_at, answered, by_length, only_at
+from armillary.core.prompted import BATCH_TOKENS, Prompted, activations_at, answered, by_length, only_at, prompt_key
 from armillary.core.rows import TensorRows
 from armillary.core.site import Site, Source
 from armillary.core.statistics import Floats
@@ -231,20 +231,28 @@ class Bench:
 
     def why_not(self, variable: str, halves: Halves) -> str:
         """Why nothing can be said of a variable: a split has no pair that the model can do, or none that asks for a change, or for none."""
-        for split in ("train", "test"):
-            drawn, kept, left = (len(of[variable, split]) for of in (self.drawn, self.trials, self.left_out))
-            if not drawn and left:
-                return f"the tokenizer keeps prompt and answer apart in none of {left} {split} pairs of {variable!r}"
-            if not drawn:
-                return f"the {split} has no pair of {variable!r}"
-            if not kept:
-                return f"the model answers both prompts of none of {drawn} {split} pairs of {variable!r}"
-        for split in ("train", "test"):
-            if lost := lost_groups(self.kinds(variable, split), _kinds(self.trials[variable, split])):
-                return f"the model answers both prompts of none of the {lost[0]!r} pairs of {variable!r} in the {split}"
+        reasons = [self._why_no_pair(variable, split) for split in ("train", "test")]
+        reasons += [self._why_no_group(variable, split) for split in ("train", "test")]
         for told, part in (("to learn from", halves.learn_from), ("held back", halves.choose_by)):
             if lost := lost_groups(self.kinds(variable, "train"), _kinds(part)):
-                return f"of the training pairs of {variable!r} {told} the model can do none of kind {lost[0]!r}; use more pairs"
+                reasons.append(f"of the training pairs of {variable!r} {told} the model can do none of kind {lost[0]!r}; use more pairs")
+        return next((reason for reason in reasons if reason), "")
+
+    def _why_no_pair(self, variable: str, split: str) -> str:
+        drawn, kept, left = (len(of[variable, split]) for of in (self.drawn, self.trials, self.left_out))
+        if not drawn and left:
+            return f"the tokenizer keeps prompt and answer apart in none of {left} {split} pairs of {variable!r}"
+        if not drawn:
+            return f"the {split} has no pair of {variable!r}"
+        return "" if kept else f"the model answers both prompts of none of {drawn} {split} pairs of {variable!r}"
+
+    def _why_no_group(self, variable: str, split: str) -> str:
+        """Of the pairs whose answer is to change, or is not to, none was left by the tokenizer or by the model."""
+        drawn = [pair.kind for pair in self.drawn[variable, split]]
+        if lost := lost_groups(self.kinds(variable, split), drawn):
+            return f"the tokenizer keeps prompt and answer apart in none of the {lost[0]!r} pairs of {variable!r} in the {split}"
+        if lost := lost_groups(drawn, _kinds(self.trials[variable, split])):
+            return f"the model answers both prompts of none of the {lost[0]!r} pairs of {variable!r} in the {split}"
         return ""
 
     def nothing(self, variable: str, split: str = "test") -> Bools:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from armillary.core.model import Model
+from armillary.core.remembering import remembered
 from armillary.core.report import Better, Estimate
 from armillary.core.site import Site
 from armillary.core.statistics import Floats, Units, ratio_interval
@@ -107,6 +108,15 @@ def losses(model: Model, sequences: Sequence[Sequence[int]], first: Sequence[int
 
     Sequences go through the model together, `TOKENS` at a time; what one gets does not depend on the others.
     """
+    keys = [(tuple(ids), n) for ids, n in zip(sequences, first, strict=True)]
+
+    def find(places: list[int]) -> list[float]:
+        return list(_losses(model, [sequences[i] for i in places], [first[i] for i in places]))
+
+    return np.array(remembered(model, "loss", keys, find), np.float64)
+
+
+def _losses(model: Model, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Floats:
     out = np.full(len(sequences), np.nan)
     left = [i for i, (ids, n) in enumerate(zip(sequences, first, strict=True)) if len(ids) > n]
     step = max(1, TOKENS // max((len(sequences[i]) for i in left), default=1))
