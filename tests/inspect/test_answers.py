@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from armillary.inspect.answers import parse_label, parse_yes_no, spoken, verdict
+from armillary.inspect.answers import first_line, parse_label, parse_yes_no, spoken, unbroken, verdict
 
 CITIES = "names of cities"
 
@@ -64,7 +64,8 @@ def test_a_label_may_be_about_what_else_would_be_none(label: str) -> None:
         ("Unclear - they differ", "nothing in common"),
         ("Unclear: no pattern", "nothing in common"), ("They have nothing in common.", "nothing in common"),
         ("<think>\nThey are", "reasoning did not come to an end"), ("<think>\nhm\n</think>\n", "gave no label"),
-        ("```\n```", "gave no label"),
+        ("```\n```", "gave no label"), ("Here is the phrase:", "gave no label"), ("**Label:**", "gave no label"),
+        ("Sure, here is the phrase:", "gave no label"), ("Phrase:\n\n", "gave no label"),
     ],
 )  # fmt: skip
 def test_what_says_that_there_is_no_label_is_none(answer: str, reason: str) -> None:
@@ -82,6 +83,27 @@ def test_what_says_that_there_is_no_label_is_none(answer: str, reason: str) -> N
 )  # fmt: skip
 def test_a_verdict_has_a_line_to_itself(answer: str, said: bool | None) -> None:
     assert parse_yes_no(answer) is said
+
+
+@pytest.mark.parametrize(
+    ("answer", "left"),
+    [
+        ("names of ci", None), ("cities", None), ("yes", "yes"), ("**No**", "**No**"), ("Answer: 2", "Answer: 2"), ("12", None),
+        ("names of cities\n", "names of cities"),
+        ("names of cities\nin Eu", "names of cities\nin Eu"),  # of a label the first line is read
+        ("It speaks of Paris.\nYes", "It speaks of Paris."),
+        ("yes\nNo", "yes"),
+        ("Label: capitals\nBetter:\nLabel: names of ci", "Label: capitals\nBetter:"),
+        ("Here is the phrase:\nnames of ci", None), ("I find:\nnames of ci", None), ("Phrase:\n", None), ("Answer:\nyes", "Answer:\nyes"),
+        ("<think>\nhm\n</think>\nnames of ci", None), ("<think>\nhm", None), ("<think>\nhm\n</think>\nyes", "yes"), ("", None),
+    ],
+)  # fmt: skip
+def test_of_an_answer_that_broke_off_complete_lines_are_read(answer: str, left: str | None) -> None:
+    assert unbroken(answer) == left
+
+
+def test_an_introduction_is_no_first_line_where_another_follows() -> None:
+    assert first_line("Sure! Here is it:\n\n names\nmore") == "names" and first_line("Phrase:") == "Phrase:" and first_line("") == ""
 
 
 def test_only_one_verdict_counts() -> None:

@@ -14,6 +14,7 @@ from armillary.errors import InputError
 from armillary.inspect.chat import Turn, chat_template
 from armillary.inspect.judges import LocalJudge, ReplayJudge
 from armillary.lm.model import LanguageModel
+from ending import Ending
 from support import VOCAB, ending_lm, tiny_lm, tiny_model, tiny_tokenizer
 
 CHATML = (
@@ -47,17 +48,17 @@ def ids_of(lm: LanguageModel, prompt: str, answer: str = "") -> list[int]:
 
 
 class Writing:
-    """A model that writes what it is told, and keeps what it was given."""
+    """A model that writes what it is told, in `n_ids` tokens, and keeps what it was given."""
 
-    def __init__(self, lm: LanguageModel, *texts: str) -> None:
-        self.lm, self.texts, self.given = lm, texts, list[Tokens]()
+    def __init__(self, lm: LanguageModel, *texts: str, n_ids: int = 0) -> None:
+        self.lm, self.texts, self.n_ids, self.given = lm, texts, n_ids, list[Tokens]()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.lm, name)
 
     def generate(self, prompts: Tokens, **_: Any) -> list[Generation]:
         self.given.append(prompts)
-        return [Generation("", text, ()) for text in self.texts[: prompts.n_sequences]]
+        return [Generation("", text, (1,) * self.n_ids) for text in self.texts[: prompts.n_sequences]]
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -78,8 +79,9 @@ def test_what_a_chat_model_writes_is_what_transformers_writes() -> None:
     with torch.no_grad():
         whole = lm.module.generate(ids, max_new_tokens=12, do_sample=False)
     (expected,) = lm.tokenizer.batch_decode(whole[:, ids.shape[1] :], skip_special_tokens=True)
-    assert LocalJudge(lm, max_new_tokens=12).ask(PROMPTS) == [expected.strip(), *LocalJudge(lm, max_new_tokens=12).ask(PROMPTS[1:])]
-    assert LocalJudge(lm, max_new_tokens=12, template="{prompt}").ask(PROMPTS[:1]) != [expected.strip()]
+    one = Ending(lm)
+    assert LocalJudge(one, max_new_tokens=12).ask(PROMPTS) == [expected.strip(), *LocalJudge(one, max_new_tokens=12).ask(PROMPTS[1:])]
+    assert LocalJudge(one, max_new_tokens=12, template="{prompt}").ask(PROMPTS[:1]) != [expected.strip()]
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -103,9 +105,9 @@ def probability(lm: LanguageModel, prompt: str, before: str, answer: str) -> tor
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_batches_change_nothing_in_a_chat(batch_size: int) -> None:
     lm = chat_lm()
-    one, other = (LocalJudge(lm, batch_size=size, max_new_tokens=5) for size in (batch_size, 2))
+    one, other = (LocalJudge(Ending(lm), batch_size=size, max_new_tokens=5) for size in (batch_size, 2))
     assert one.log_odds(PROMPTS, "yes", "no") == pytest.approx(other.log_odds(PROMPTS, "yes", "no"), abs=2e-4)
-    assert one.ask(PROMPTS) == other.ask(PROMPTS)
+    assert one.ask(PROMPTS) == other.ask(PROMPTS) and one.tally.failed == 0
 
 
 def test_reasoning_that_the_template_begins_is_read_and_left_out() -> None:
@@ -121,13 +123,43 @@ def test_a_base_model_does_not_know_when_to_end_and_a_chat_model_does() -> None:
     assert LocalJudge(Writing(tiny_lm("llama"), "\n \n")).ask(["a"]) == [None]
 
 
+@pytest.mark.parametrize(
+    ("written", "answer"),
+    [
+        (" Here is the phrase:\n\nnames of cities\nText: x", "names of cities"),
+        (" **Phrase:**\n names of cities", "names of cities"),
+        (" Phrase: names of cities\nx", "Phrase: names of cities"),
+        (" Here is the phrase:", "Here is the phrase:"),  # which is no label
+    ],
+)
+def test_the_introduction_of_a_base_model_is_no_answer_where_one_follows(written: str, answer: str) -> None:
+    assert LocalJudge(Writing(tiny_lm("llama"), written)).ask(["a"]) == [answer]
+
+
+@pytest.mark.parametrize("is_chat", [True, False])
+def test_an_answer_that_was_cut_off_is_missing_unless_a_line_of_it_is_whole(is_chat: bool) -> None:
+    lm = chat_lm() if is_chat else tiny_lm("llama")
+    cut = {"names of cities and of the": None, "cit": None, "Here is the phrase:\nnames of ci": None, "yes": "yes", "": None}
+    whole = {"names of cities\n": "names of cities", "names of cities\nLabel: names of ci": "names of cities"}
+    for written, answer in {**cut, **whole}.items():
+        judge = LocalJudge(Writing(lm, written, n_ids=7), max_new_tokens=7)
+        assert judge.ask(["a"]) == [answer], written
+        why = "cut off before its end: allow more tokens" if written else "nothing written"
+        assert dict(judge.tally.failures) == ({} if answer else {why: 1})
+        assert LocalJudge(Writing(lm, written, n_ids=6), max_new_tokens=7).ask(["a"]) != [None] or not written
+    reasoned = LocalJudge(Writing(chat_lm(REASONING), "hm\n</think>\nnames of ci", n_ids=7), max_new_tokens=7)
+    assert reasoned.ask(["a"]) == [None] and "cut off" in reasoned.tally.describe()
+    assert LocalJudge(Writing(lm), max_new_tokens=1).log_odds(["a"], "yes", "no") != [None], "odds need no tokens"
+
+
 def test_what_a_tokenizer_puts_at_the_end_is_left_out() -> None:
     """Behind an end-of-text token a model begins something else."""
     lm = ending_lm("llama")
     writing = Writing(lm, "red")
     LocalJudge(writing).ask(["The cat"])
     assert writing.given[0].ids.tolist() == lm.tokenize("The cat").ids.tolist()[:-1]
-    assert LocalJudge(lm, max_new_tokens=5).ask(["The cat"]) == LocalJudge(tiny_lm("llama"), max_new_tokens=5).ask(["The cat"])
+    judge, other = (LocalJudge(Ending(one), max_new_tokens=5) for one in (lm, tiny_lm("llama")))
+    assert judge.ask(["The cat"]) == other.ask(["The cat"]) != [None]
 
 
 def test_a_template_that_is_given_stands_instead_of_the_tokenizers(tmp_path: Any) -> None:

@@ -14,6 +14,7 @@ from armillary.inspect.asking import Asking, Failed, Judge, by_odds, in_words
 from armillary.inspect.judge_cache import JudgeCache
 from armillary.inspect.judges import LocalJudge, ReplayJudge, judge_of
 from armillary.inspect.url_judge import UrlJudge
+from ending import Ending
 from support import tiny_lm
 from toys import ToyLM
 
@@ -124,6 +125,22 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         Echo(cache=tmp_path)
 
 
+class GivesUp(Echo):
+    """Asks the first question of a round only."""
+
+    def answers(self, prompts: Any) -> Iterator[str | Failed]:
+        for i, answer in enumerate(super().answers(prompts)):
+            yield Failed("given up", was_asked=False) if i else answer
+
+
+def test_a_question_that_is_not_put_costs_nothing() -> None:
+    judge = GivesUp(max_calls=3, max_characters=5)
+    assert judge.ask(["a", "bb", "cc"]) == ["A", None, None]
+    assert (judge.tally.calls, judge.tally.characters, judge.tally.failed) == (1, 1, 2)
+    assert judge.ask(["bb"]) == ["BB"] and judge.ask(["cc"]) == ["CC"] and judge.tally.over_budget == 0
+    assert judge.ask(["d"]) == [None] and judge.tally.over_budget == 1
+
+
 @pytest.mark.parametrize("limit", [{"max_calls": 2}, {"max_characters": 3}])
 def test_a_budget_that_is_spent_gives_none_and_says_so(limit: dict[str, int]) -> None:
     judge = Echo(**limit)
@@ -172,7 +189,8 @@ def test_log_odds_of_one_token_against_several(lm: Any) -> None:
 def test_batches_change_nothing(lm: Any, batch_size: int) -> None:
     judge = LocalJudge(lm, batch_size=batch_size, max_new_tokens=5)
     assert judge.log_odds(PROMPTS, "yes", "no") == pytest.approx(LocalJudge(lm, batch_size=3).log_odds(PROMPTS, "yes", "no"), abs=2e-4)
-    assert judge.ask(PROMPTS) == LocalJudge(lm, batch_size=3, max_new_tokens=5).ask(PROMPTS)
+    judge, other = (LocalJudge(Ending(lm), batch_size=size, max_new_tokens=5) for size in (batch_size, 3))
+    assert judge.ask(PROMPTS) == other.ask(PROMPTS) and judge.tally.failed == 0
 
 
 def test_a_prompt_longer_than_the_context_is_missing_and_costs_no_other(lm: Any) -> None:
@@ -199,10 +217,11 @@ def test_an_encoder_cannot_judge() -> None:
 
 
 def test_a_cache_is_replayed_without_its_judge(lm: Any, tmp_path: Path) -> None:
-    first = LocalJudge(lm, cache=tmp_path / "kept.jsonl", max_new_tokens=4)
+    first = LocalJudge(Ending(lm), cache=tmp_path / "kept.jsonl", max_new_tokens=4)
     texts, odds = first.ask(PROMPTS), first.log_odds(PROMPTS, "yes", "no")
     again = ReplayJudge(tmp_path / "kept.jsonl")
     assert (again.ask(PROMPTS), again.log_odds(PROMPTS, "yes", "no")) == (texts, odds)
+    assert None not in texts
     assert again.ask(["another"]) == [None] and again.log_odds(PROMPTS[:1], "no", "yes") == [None]
 
 

@@ -17,7 +17,7 @@ import torch
 
 from armillary.errors import InputError
 from armillary.inspect.judge_cache import JudgeCache
-from armillary.inspect.replies import seconds
+from armillary.inspect.replies import odds, seconds
 from armillary.inspect.url_judge import PATIENCE, UrlJudge
 from chat_server import ChatServer, Reply, failed, prompt_of, said
 
@@ -164,6 +164,16 @@ def test_the_key_does_not_follow_a_redirect(server: Any, monkeypatch: pytest.Mon
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_an_address_that_sends_elsewhere_is_said_and_asked_no_more(server: Any, status: int) -> None:
+    server.reply = lambda body, n: (status, {"Location": f"{server.url}/elsewhere"}, "")
+    judge, why = url_judge(server), f"HTTP {status}, it sends elsewhere: give the address itself"
+    assert judge.ask(["a", "b", "c"]) == [None] * 3 and len(server.requests) == 1
+    assert dict(judge.tally.failures) == {why: 3} and judge.tally.calls == 1
+    server.reply = lambda body, n: (status, {}, "") if prompt_of(body) == "b" else (200, {}, said("fine"))
+    assert judge.ask(["a", "b", "c"]) == ["fine", None, "fine"], "of one question it is the failure of that question"
+
+
 def test_no_server() -> None:
     with pytest.raises(InputError, match=r"no judge can be reached at 'http://127\.0\.0\.1:9/v1/chat/completions'"):
         UrlJudge("http://127.0.0.1:9/v1", "m", pause=0.0, retries=1).ask(["a"])
@@ -210,6 +220,8 @@ def test_log_probabilities_of_a_server(server: Any) -> None:
         (said("Yes.", message={"reasoning_content": "no"}), "Yes."),
         (said([{"type": "thinking", "thinking": [{"type": "text", "text": "no"}]}, {"type": "text", "text": "Yes."}]), "Yes."),
         (said("names of cities\n\nThey are all in Eu", finish_reason="length"), "names of cities\n\nThey are all in Eu"),
+        (said("Label: cities\n\nBetter:\nLabel: names of ci", finish_reason="length"), "Label: cities\n\nBetter:"),
+        (said("It speaks of Paris.\nNo", finish_reason="length"), "It speaks of Paris."),  # it may be "Nobody"
         (said("Yes", finish_reason="length"), "Yes"),  # of one token, which is whole
         ("\n\n\n" + said("Yes."), "Yes."),  # empty lines keep the connection open
     ],
@@ -229,6 +241,8 @@ def test_an_answer_is_found_in_what_stands_around_it(server: ChatServer, reply: 
         (said(None, message={"reasoning_content": "Let me"}, finish_reason="length"), "cut off before its end: allow more tokens", 1),
         (said("<think>\nLet me", finish_reason="length"), "cut off before its end: allow more tokens", 1),
         (said("names of cities and of the", finish_reason="length"), "cut off before its end: allow more tokens", 1),
+        (said("citi", finish_reason="length"), "cut off before its end: allow more tokens", 1),
+        (said("Here is the phrase:\n\nnames of ci", finish_reason="length"), "cut off before its end: allow more tokens", 1),
         (said(None, message={"refusal": "I'm sorry."}), "refused", 1),
         (said("", finish_reason="error"), "the answer broke off", 3),
         (said("half an ans", error={"code": 502}), "the answer broke off", 3),
@@ -325,6 +339,8 @@ def test_a_server_that_is_gone_is_not_asked_forever(server: ChatServer) -> None:
     assert judge.ask(prompts) == ["fine", "fine", *[None] * (PATIENCE + 8)]
     assert dict(judge.tally.failures) == {"HTTP 503": PATIENCE, f"not asked, as the {PATIENCE} before it failed": 8}
     assert len(server.requests) == 2 + 2 * PATIENCE
+    n_asked = 2 + PATIENCE
+    assert (judge.tally.calls, judge.tally.characters) == (n_asked, sum(map(len, prompts[:n_asked]))), "what is not sent costs nothing"
     server.reply = lambda body, n: (200, {}, said("back"))
     assert judge.ask(["another"]) == ["back"], "it is given another chance with the next questions"
 
@@ -357,3 +373,20 @@ def test_marks_of_spaces_and_probabilities_of_nothing_do_not_matter(server: Chat
     first, second = url_judge(server, logprobs=True).log_odds(["a", "b"], "yes", "no")
     assert first == pytest.approx(1 + math.log(2), abs=1e-4)
     assert second == 0.0, "an answer that is not told has at most the least of what is"
+
+
+@pytest.mark.parametrize(
+    ("told", "score"),
+    [
+        ([("yes", 0.0)], 20.7233),
+        ([("yes", 0.0), ("no", float("-inf"))], 20.7233),
+        ([("no", -1e-12)], -20.7233),
+        ([("no", 1e-6)], -20.7233),  # rounded
+        ([("No", -0.1)], -2.2522),
+        ([("yes", -0.8), (" Yes", -0.8)], 2.1824),  # both are the same answer
+        ([("yes", 0.0), ("maybe", -30.0)], 30.0),  # the least of the others
+    ],
+)
+def test_a_judge_that_is_certain_is_not_undecided(told: list[tuple[str, float]], score: float) -> None:
+    top = [{"token": token, "logprob": value} for token, value in told]
+    assert odds({"logprobs": {"content": [{"top_logprobs": top}]}}, "yes", "no") == pytest.approx(score, abs=1e-3)

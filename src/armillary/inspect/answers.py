@@ -6,7 +6,7 @@ Models that reason write their reasoning in front of the answer, between <think>
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 #: Longer answers than this are no labels.
 LONGEST = 300
@@ -29,6 +29,8 @@ _LEAD = re.compile(
     re.I,
 )
 _ANSWER = re.compile(r"[*_]*answer[*_]*:[*_]*", re.I)
+#: Answers of one word that are known to be whole, though the tokens were spent with it.
+_WHOLE = ("yes", "no", "0", "1", "2")
 _QUOTES = ("**", "``", '""', "''", "“”", "‘’", "__")
 
 
@@ -37,6 +39,24 @@ def spoken(answer: str) -> str | None:
     if ended := _REASONING.match(answer):
         return answer[ended.end() :].strip()
     return None if _OPENED.match(answer) else answer.strip()
+
+
+def unbroken(answer: str) -> str | None:
+    """An answer that broke off, without its reasoning, if its complete lines or a lone verdict say something; else None.
+
+    Its last line, which is cut, stays only where nothing is read from it.
+    """
+    said, complete = spoken(answer) or "", spoken(answer.rpartition("\n")[0]) or ""
+    if not _offered(_lines(complete)):
+        return said if verdict(said, _WHOLE) else None
+    read, read_without = ((_phrase(text), verdict(text, _WHOLE)) for text in (said, complete))
+    return said if read == read_without else complete
+
+
+def first_line(said: str) -> str:
+    """The first line that is more than an introduction, else the first; of what a model wrote that does not know when to end."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return next((line for line in lines if not _is_lead(line)), (lines or [""])[0])
 
 
 def verdict(answer: str | None, allowed: Collection[str]) -> str | None:
@@ -71,10 +91,25 @@ def parse_label(answer: str | None) -> tuple[str | None, str]:
 
 def _phrase(said: str) -> str:
     """The last line that is said to be the label, else the first that is no introduction to it."""
-    lines = [bare for line in said.splitlines() if (bare := _bare(line)) and not bare.startswith("```")]
+    lines = _lines(said)
+    return _offered(lines) or next((line for line in lines if not _is_lead(line)), "")
+
+
+def _lines(said: str) -> list[str]:
+    """The lines that hold words, bare."""
+    return [bare for line in said.splitlines() if (bare := _bare(line)) and not bare.startswith("```")]
+
+
+def _offered(lines: Sequence[str]) -> str:
+    """The last line that is said to be the label, else the first that announces nothing, or ""."""
     led = [bare for line in lines if (found := _LEAD.match(line)) and (bare := _bare(line[found.end() :]))]
     plain = [line for line in lines if not line.endswith(":")]
-    return (led[-1:] or plain[:1] or lines[:1] or [""])[0]
+    return (led[-1:] or plain[:1] or [""])[0]
+
+
+def _is_lead(line: str) -> bool:
+    """Whether a line introduces a label and holds none."""
+    return _LEAD.fullmatch(_bare(line)) is not None
 
 
 def _bare(line: str) -> str:

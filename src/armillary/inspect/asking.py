@@ -20,6 +20,8 @@ A = TypeVar("A")
 DIGITS = 4
 #: How a question for a text is called in a file of answers.
 TEXT = "text"
+#: Why an answer that broke off is missing.
+CUT_OFF = "cut off before its end: allow more tokens"
 #: Environment variable that holds the key of a judge behind a URL.
 KEY_VARIABLE = "ARMILLARY_JUDGE_KEY"
 
@@ -73,9 +75,15 @@ def _one_each(answers: list[A], prompts: Sequence[str]) -> list[A]:
 
 @dataclass(frozen=True)
 class Failed:
-    """Why there is no answer."""
+    """Why there is no answer.
+
+    Args:
+        reason: in a few words.
+        was_asked: the question was put; one that was not costs nothing.
+    """
 
     reason: str
+    was_asked: bool = True
 
 
 @dataclass
@@ -187,6 +195,7 @@ class Asking(ABC):
             for prompt, answer in zip(to_ask, put(to_ask), strict=True):
                 if isinstance(answer, Failed):
                     self.tally.failures[answer.reason] += 1
+                    self._charge(prompt, 0 if answer.was_asked else -1)
                 else:
                     known[prompt] = answer
                     self.keep(prompt, question, answer)
@@ -202,10 +211,14 @@ class Asking(ABC):
             if is_spent or is_long:
                 break
             allowed.append(prompt)
-            self.tally.calls += 1
-            self.tally.characters += len(prompt)
+            self._charge(prompt, 1)
         self.tally.over_budget += len(prompts) - len(allowed)
         return allowed
+
+    def _charge(self, prompt: str, times: int) -> None:
+        """Count a prompt as asked; -1 takes it back."""
+        self.tally.calls += times
+        self.tally.characters += times * len(prompt)
 
 
 def odds_question(yes: str, no: str) -> str:

@@ -24,8 +24,8 @@ from torch import Tensor
 from armillary.core.model import Model
 from armillary.core.prompted import plain
 from armillary.errors import CapabilityError, InputError
-from armillary.inspect.answers import spoken
-from armillary.inspect.asking import DIGITS, KEY_VARIABLE, Asking, Failed, odds_question
+from armillary.inspect.answers import first_line, spoken, unbroken
+from armillary.inspect.asking import CUT_OFF, DIGITS, KEY_VARIABLE, Asking, Failed, odds_question
 from armillary.inspect.chat import Turn
 from armillary.inspect.judge_cache import Value, records, sha256
 
@@ -37,7 +37,7 @@ class LocalJudge(Asking):
     """A causal language model of this process. Probabilities are those of the two answers, which needs no obedience.
 
     A model whose tokenizer has a chat template is asked in a chat; of any other, which does not know when to end, an answer is its first
-    line.
+    line that is more than an introduction. One that breaks off, as its tokens are spent, is missing unless such a line is complete.
 
     Args:
         model: with logits.
@@ -83,14 +83,18 @@ class LocalJudge(Asking):
     def _write(self, prompts: Sequence[str]) -> list[str | Failed]:
         tokens = self.turn.tokens(self.model, [self.turn.around(prompt) for prompt in prompts])
         written = self.model.generate(tokens, max_new_tokens=self.max_new_tokens)
-        return [self._answer(one.text) for one in written]
+        return [self._answer(one.text, is_cut=len(one.ids) >= self.max_new_tokens) for one in written]
 
-    def _answer(self, written: str) -> str | Failed:
-        words = spoken(self.turn.reasoning + written)
+    def _answer(self, written: str, is_cut: bool) -> str | Failed:
+        whole = self.turn.reasoning + written
+        words = spoken(whole)
         if words is None:
             return Failed(f"reasoning that did not end within {self.max_new_tokens} tokens")
-        lines = words.splitlines() if self.turn == Turn() else [words]
-        return lines[0].strip() if words else Failed("nothing written")
+        if words and is_cut:
+            words = unbroken(whole)
+        if not words:
+            return Failed("nothing written" if words == "" else CUT_OFF)
+        return first_line(words) if self.turn == Turn() else words
 
     def _batches(self, prompts: Sequence[str]) -> Iterator[Sequence[str]]:
         for start in range(0, len(prompts), self.batch_size):

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from armillary.inspect.answers import spoken
-from armillary.inspect.asking import DIGITS, Failed
+from armillary.inspect.answers import spoken, unbroken
+from armillary.inspect.asking import CUT_OFF, DIGITS, Failed
 
 #: In front of a word some tokenizers write their mark of a space.
 _SPACES = " \t\n▁Ġ"
-CUT_OFF = "cut off before its end: allow more tokens"
+#: What an answer may have at most where those that are told leave it nothing: their probabilities are rounded.
+_LEAST_LEFT = 1e-9
 #: The status of an account that is empty, which some servers say by 429 as if it would pass.
 NO_CREDIT = 402
 
@@ -91,13 +92,13 @@ def choice(reply: bytes) -> Mapping[str, Any]:
 
 
 def text(choice: Mapping[str, Any]) -> str | Failed:
-    """The words of an answer, without its reasoning. A line that was cut off in the middle is no answer; what follows one may be."""
+    """The words of an answer, without its reasoning. A line that was cut off in the middle is no answer; those before it may be."""
     message, finish = choice["message"], choice.get("finish_reason")
     if message.get("refusal") or finish == "content_filter":
         return Failed("refused")
-    words = spoken(_content(message.get("content")))
-    is_whole = finish != "length" or (words is not None and ("\n" in words or " " not in words))
-    if words and is_whole:
+    content = _content(message.get("content"))
+    words = unbroken(content) if finish == "length" else spoken(content)
+    if words:
         return words
     return Failed(CUT_OFF if words is None or finish == "length" else "an empty answer")
 
@@ -110,7 +111,10 @@ def _content(told: Any) -> str:
 
 
 def odds(choice: Mapping[str, Any], yes: str, no: str) -> float | Failed:
-    """From the log probabilities of the likeliest first tokens; an answer that is not among them has at most the least of theirs."""
+    """From the log probabilities of the likeliest first tokens; an answer that is not among them has at most the least of theirs.
+
+    Where nothing but the other answer is told, it has at most what that leaves, too.
+    """
     try:
         told = choice["logprobs"]["content"][0]["top_logprobs"]
         every = [(str(one["token"]).strip(_SPACES).lower(), float(one["logprob"])) for one in told]
@@ -118,6 +122,8 @@ def odds(choice: Mapping[str, Any], yes: str, no: str) -> float | Failed:
         return Failed("no log probabilities in the reply")
     top = [(token, value) for token, value in every if math.isfinite(value)]
     least = min((value for _, value in top), default=math.nan)
+    if len({token for token, _ in top}) == 1:
+        least = min(least, math.log(max(1 - sum(math.exp(value) for _, value in top), _LEAST_LEFT)))
     sums = [sum(math.exp(value) for token, value in top if token == answer.lower()) for answer in (yes, no)]
     if not any(sums):
         return Failed(f"neither {yes!r} nor {no!r} among the likeliest answers")

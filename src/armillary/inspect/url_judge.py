@@ -36,6 +36,8 @@ _REFUSALS = {
     403: "the key may not use it",
     404: "there is no such address or model",
 }
+#: What is not followed, as it would carry the key along.
+_REDIRECTS = (301, 302, 303, 307, 308)
 _AGAIN = (0, 408, 409, 425, 429)
 #: Fields that newer models refuse, and what they take instead.
 _INSTEAD = {"max_tokens": "max_completion_tokens", "temperature": None}
@@ -43,10 +45,15 @@ _INSTEAD = {"max_tokens": "max_completion_tokens", "temperature": None}
 
 @dataclass
 class _Round:
-    """Questions that are asked together: whether it is over, and how many failed since the last that did not."""
+    """Questions that are asked together: whether it is over, how many failed since the last that did not, and why the rest is not asked."""
 
     is_over: threading.Event = field(default_factory=threading.Event)
     n_failed: int = 0
+    why: str = f"not asked, as the {PATIENCE} before it failed"
+
+
+class _Elsewhere(Exception):
+    """The server answers nothing, and sends to another address."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -138,7 +145,7 @@ class UrlJudge(Asking):
     def _reply(self, prompt: str, more: Mapping[str, Any], this: _Round) -> Mapping[str, Any] | Failed:
         """One question, asked again while that may help."""
         if this.is_over.is_set() or this.n_failed >= PATIENCE:
-            return Failed(f"not asked, as the {PATIENCE} before it failed")
+            return Failed(this.why, was_asked=False)
         fields = {"messages": [{"role": "user", "content": prompt}], "temperature": 0, "stream": False, **more, **self.options}
         reason = ""
         for attempt in range(self.retries + 1):
@@ -148,6 +155,10 @@ class UrlJudge(Asking):
                 reason, is_last = error.reason, attempt == self.retries
                 if is_last or this.is_over.wait(min(MAX_WAIT, max(self.pause * 2**attempt, error.wait or 0.0))):
                     break
+            except _Elsewhere as error:
+                this.why = str(error)
+                this.is_over.set()
+                return Failed(this.why)
             else:
                 this.n_failed = 0
                 return reply
@@ -203,6 +214,11 @@ class UrlJudge(Asking):
             set_or_not = "is set" if self.key_variable in os.environ else "is not set"
             what = f"'{self.url}' answers {fault.status} for model {self.model!r}: {_REFUSALS[fault.status]}"
             raise InputError(f"{what}; mind the URL, the model, and the key in {self.key_variable}, which {set_or_not}")
+        if fault.status in _REDIRECTS:
+            why = f"HTTP {fault.status}, it sends elsewhere: give the address itself"
+            if about_all:
+                raise _Elsewhere(why)
+            return Failed(why)
         if fault.status in _AGAIN or fault.status >= 500:
             raise Again(f"HTTP {fault.status}" if fault.status else "an error instead of an answer", wait)
         return Failed(f"HTTP {fault.status}" + (f" because of {fault.field!r}" if fault.field in sent else ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ from armillary.core.run import drive
 from armillary.core.study import Subject
 from armillary.errors import InputError
 from armillary.inspect.activity import Activity, Example
-from armillary.inspect.judges import LocalJudge
+from armillary.inspect.asking import odds_question
+from armillary.inspect.judges import LocalJudge, ReplayJudge
 from armillary.studies.quality.label_examples import Drawing, Pool, Trial, by_level, first_half, fuzz, nearest_texts, trial
-from armillary.studies.quality.label_scores import Reader, by_model, label_line, tfidf
+from armillary.studies.quality.label_scores import Question, Reader, Verdicts, by_model, label_line, tfidf, verdicts
 from armillary.studies.quality.labels import Config, run
 from support import tiny_lm
 from toys import RESID, SideBySide, ToyLM, own_texts, random_sae, toy_rows
@@ -129,6 +131,17 @@ def test_a_second_run_asks_nothing_and_a_small_budget_is_said(rows: TensorRows, 
     spent = study(rows, poor, **config)
     assert spent["detection"].value is None or spent["answered"].value < 1
     assert any("The judge's budget was spent" in warning for warning in spent.warnings)
+
+
+def test_a_file_with_odds_of_other_questions_still_tells_its_words(tmp_path: Path) -> None:
+    asked = [Question(0, "detection", 0, one == "yes", f"a {one}?") for one in ("yes", "no", "maybe")]
+    words = [{"prompt": one.prompt, "answer": one.prompt[2:-1]} for one in asked]
+    odds = {"prompt": "another", "question": odds_question("yes", "no"), "answer": 2.0}
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("\n".join(map(json.dumps, [odds, *words])))
+    assert verdicts(ReplayJudge(path), asked) == Verdicts([1.0, 0.0, None], False)
+    path.write_text("\n".join(map(json.dumps, [{**odds, "prompt": asked[0].prompt}, *words])))
+    assert verdicts(ReplayJudge(path), asked) == Verdicts([2.0, None, None], True), "odds and words are on no common scale"
 
 
 # ---------------------------------------------------------------- what labels are scored on

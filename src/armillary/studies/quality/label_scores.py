@@ -24,6 +24,7 @@ import torch
 
 from armillary.core.model import Model
 from armillary.core.progress import progress
+from armillary.core.remembering import Remembering, remembered
 from armillary.core.tokens import Tokens
 from armillary.errors import InputError
 from armillary.inspect.activity import Example
@@ -31,6 +32,7 @@ from armillary.inspect.answers import parse_yes_no
 from armillary.inspect.asking import Asking, Judge, by_odds, in_words
 from armillary.inspect.embedding import Embedder
 from armillary.inspect.evidence import Evidence
+from armillary.inspect.judges import ReplayJudge
 from armillary.inspect.labels import one_line, summary_tokens
 from armillary.studies.quality.concept_score import auroc
 from armillary.studies.quality.label_examples import Trial
@@ -106,10 +108,14 @@ class Verdicts:
 
 
 def verdicts(judge: Judge, asked: Sequence[Question]) -> Verdicts:
-    """Ask; by probabilities where the judge tells them, else by a yes or no, and nothing else, in words."""
+    """Ask; by probabilities where the judge tells them, else by a yes or no, and nothing else, in words.
+
+    A file tells what it holds: one with probabilities for other questions may hold words for these.
+    """
     prompts = [one.prompt for one in asked]
     odds = by_odds(judge, prompts, "yes", "no")
-    if any(one is not None for one in odds) or (isinstance(judge, Asking) and judge.has_odds):
+    tells_odds = isinstance(judge, Asking) and judge.has_odds and not isinstance(judge, ReplayJudge)
+    if tells_odds or any(one is not None for one in odds):
         return Verdicts(odds, True)
     words = [parse_yes_no(answer) for answer in in_words(judge, prompts)]
     return Verdicts([None if word is None else float(word) for word in words], False)
@@ -206,18 +212,20 @@ class Reader:
     """
 
     def __init__(self, model: Model) -> None:
-        self.model = model
-        self.known: dict[tuple[str, str], tuple[float, int] | None] = {}
+        self.model = model if isinstance(model, Remembering) else Remembering(model)
 
     def losses(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, int] | None]:
         """(nats, tokens) of each text behind its line, for pairs (line, text); None where the model cannot read it."""
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in self.known]
-        with progress("surprisal", total=len(new), unit="texts") as bar:
-            for start in range(0, len(new), TOGETHER):
-                part = new[start : start + TOGETHER]
-                self.known.update(zip(part, self._read(part), strict=True))
+        return remembered(self.model, "surprisal", pairs, lambda places: self._all([pairs[i] for i in places]))
+
+    def _all(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, int] | None]:
+        found: list[tuple[float, int] | None] = []
+        with progress("surprisal", total=len(pairs), unit="texts") as bar:
+            for start in range(0, len(pairs), TOGETHER):
+                part = pairs[start : start + TOGETHER]
+                found += self._read(part)
                 bar.advance(len(part))
-        return [self.known[pair] for pair in pairs]
+        return found
 
     def _read(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, int] | None]:
         try:
