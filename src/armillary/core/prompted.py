@@ -178,10 +178,10 @@ def answered(model: Model, prompts: Sequence[Prompt], answers: Sequence[str], *,
         InputError: a prompt and its answer are longer than the model's context; see also `Prompted.of`.
         CapabilityError: the model has no logits.
     """
-    found, asked = np.ones(len(prompts), bool), np.flatnonzero([bool(answer.strip()) for answer in answers])
+    found, asked = np.ones(len(prompts), bool), [i for i, answer in enumerate(answers) if answer.strip()]
 
     def find(places: list[int]) -> list[bool]:
-        which = asked[places].tolist()
+        which = [asked[place] for place in places]
         return _answered(model, Prompted.of(model, [prompts[i] for i in which], [answers[i] for i in which]), batch_tokens)
 
     found[asked] = remembered(model, "answered", [(prompts[i].text, answers[i]) for i in asked], find)
