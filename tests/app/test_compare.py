@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import armillary as arm
 from armillary.app.comparing import plans
+from armillary.app.comparing import run as comparing
 from armillary.app.comparing.recipes import RECIPES
 from armillary.core import artifact
 from armillary.core.study import Subject
@@ -45,14 +48,32 @@ def test_a_plan_is_told_without_measuring(run: Run, sae: Path, pca: Path, tmp_pa
     assert answer.code == 2 and "--out" in answer.err
 
 
+def test_a_comparison_that_is_stopped_says_how_to_go_on(run: Run, sae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparing, "compare", stopped)
+    answer = run("compare", sae, "--study", "fidelity", "--out", tmp_path / "out")
+    assert answer.code == 130 and "what is done is kept; the same command goes on from there" in answer.err
+
+
+def test_features_that_a_fit_does_not_have_cost_nothing(pca: Path) -> None:
+    three = [Subject(artifact.load(pca))]
+    asked = [plans.plan(["steering", "labels"], [], budget, seed=0) for budget in ("small", "full")]
+    small, full = ({cost.title: cost.work for cost in plans.costs(some, three)} for some in asked)
+    assert small["steering"].besides == full["steering"].besides > 0
+    assert full["labels"].read == small["labels"].read * 50 / 30, "texts of three features each"
+
+
 def test_studies_that_are_not_of_a_comparison_are_refused() -> None:
     with pytest.raises(UnknownNameError, match="fidelity"):
         plans.plan(["fidelty"], [], "small", seed=0)
 
 
-def test_more_of_everything_costs_more(pca: Path) -> None:
+def test_more_of_everything_costs_more() -> None:
+    """Of a fit with as many features as the larger budget asks for."""
     names = [name for name in plans.SHOWN if name != "localization"]
-    one = [Subject(artifact.load(pca))]
+    one = [Subject(arm.PCA(n_components=24).fit(torch.randn(200, 30, generator=torch.Generator().manual_seed(0))))]
     small, full, both = (
         {cost.title: cost.tokens for cost in plans.costs(plans.plan(names, [], budget, seed=0), subjects)}
         for budget, subjects in (("small", one), ("full", one), ("small", one * 2))

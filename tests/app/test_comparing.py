@@ -13,16 +13,17 @@ import torch
 
 import armillary as arm
 from armillary import studies
-from armillary.app.comparing import results
+from armillary.app.comparing import claims, files, results
 from armillary.app.comparing.claims import Claim, judged
-from armillary.app.comparing.run import Asked, More, apart, by_method, compare
+from armillary.app.comparing.recipes import Budget
+from armillary.app.comparing.run import Asked, More, apart, by_method, compare, record_of
 from armillary.core.config import Config
-from armillary.core.report import Estimate, Report
+from armillary.core.report import Estimate, Report, plain
 from armillary.core.rows import TensorRows
 from armillary.core.statistics import Units, mean_interval
 from armillary.core.study import Subject, as_subjects
 from armillary.core.task import Pair, Prompt, Task
-from armillary.errors import InputError
+from armillary.errors import InputError, OutputExistsError
 from armillary.studies.together import together
 
 X = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
@@ -143,10 +144,58 @@ def test_a_method_that_cannot_be_made_is_missing_and_the_others_are_measured(tmp
     assert all(row.cells["pca"].estimate.value is not None for row in found.rows)
 
 
-def test_results_of_another_kind_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text("{")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "null",
+        '{"schema": 1, "key": "key"}',
+        '{"schema": 1, "key": "key", "found": [], "warnings": []}',
+        '{"schema": 1, "key": "key", "found": {"a": {"x": {"valeu": 1}}}, "warnings": []}',
+        '{"schema": 1, "key": "key", "found": {}}',
+    ],
+)
+def test_results_of_another_kind_are_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(text)
     with pytest.raises(InputError, match="remove it"):
         results.read(tmp_path / "x.json", "key")
+
+
+def test_results_of_another_version_are_measured_again(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"schema": 0, "key": "key", "results": {}}')
+    assert results.read(tmp_path / "x.json", "key") is None
+
+
+def test_a_page_of_another_kind_or_version_is_not_replaced(tmp_path: Path, counting: Counting) -> None:
+    record = record_of([Asked("counting", Settings())], fits())
+    files.refuse_another(record, tmp_path)
+    for text in ("{", "[]", '{"methods": ["a"]}', '{"methods": ["a"], "provenance": 3}'):
+        (tmp_path / "comparison.json").write_text(text)
+        with pytest.raises(InputError, match=r"is no comparison .* remove it"):
+            files.refuse_another(record, tmp_path)
+    older = {**json.loads(json.dumps(plain(record))), "versions": {"armillary": "0.0.1"}}
+    (tmp_path / "comparison.json").write_text(json.dumps({"methods": ["a", "b"], "provenance": older}))
+    with pytest.raises(OutputExistsError, match=r"is of another comparison \(a, b\), with other versions; choose another --out"):
+        files.refuse_another(record, tmp_path)
+
+
+def test_a_run_that_was_stopped_goes_on_with_what_was_measured(tmp_path: Path, counting: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [Asked("counting", Settings(scale=scale)) for scale in (1.0, 2.0)]
+    run = counting.run
+
+    def stop(subjects: Any, *, config: Settings) -> Report:
+        if config.scale == 2.0:
+            raise KeyboardInterrupt
+        return run(subjects, config=config)
+
+    monkeypatch.setattr(counting, "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        compare(asked, fits(), folder=tmp_path, title="t")
+    monkeypatch.setattr(counting, "run", run)
+    said: list[str] = []
+    compare(asked, fits(), folder=tmp_path, title="t", say=said.append)
+    assert counting.asked == 2 and said[0] == "1 of 2: counting, measured before"
 
 
 def test_estimates_come_back_as_they_were(tmp_path: Path) -> None:
@@ -154,14 +203,27 @@ def test_estimates_come_back_as_they_were(tmp_path: Path) -> None:
     results.write(tmp_path / "x.json", "key", {"a": {"size": one, "none": Estimate.missing("why")}}, warnings=[], seconds=1.0)
     told = results.read(tmp_path / "x.json", "key")
     assert told is not None and results.read(tmp_path / "x.json", "other") is None
+    assert results.read(tmp_path / "absent.json", "key") is None
     back = told[0]["a"]["size"]
     assert back == one and back.units is not None and one.units is not None
     assert np.array_equal(back.units.numerator, one.units.numerator) and told[0]["a"]["none"].reason == "why"
 
 
+def test_what_is_not_a_number_says_so_when_it_comes_back(tmp_path: Path) -> None:
+    results.write(tmp_path / "x.json", "key", {"a": {"x": Estimate(float("inf"), better="lower")}}, warnings=[], seconds=1.0)
+    told = results.read(tmp_path / "x.json", "key")
+    assert told is not None and told[0]["a"]["x"] == Estimate.missing("the value is inf", better="lower")
+
+
 def test_a_report_on_several_subjects_comes_apart() -> None:
     reports = [Report(name, {"x": Estimate(value)}) for name, value in (("a", 1.0), ("a: b", 2.0))]
     assert apart(together("t", reports), ["a", "a: b"])["a: b"]["x"].value == 2.0
+
+
+def test_a_budget_with_more_active_atoms_than_atoms_is_refused() -> None:
+    assert Budget(16, 16, "kind").n_active == 16
+    with pytest.raises(InputError, match="17 active atoms of 16 cannot be"):
+        Budget(16, 17, "kind")
 
 
 def test_names_that_say_nothing_of_a_seed_stay() -> None:
@@ -198,6 +260,40 @@ def test_two_that_are_at_their_null_are_not_called_as_good() -> None:
     assert judged([claim], {("counting", "size"): {"a": [one], "b": [one]}})["verdict"] == ["cannot be told"]
     above = replace(one, null=0.0)
     assert judged([claim], {("counting", "size"): {"a": [above], "b": [above]}})["verdict"] == ["holds"]
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "sign", "verdict"),
+    [
+        (0.25000000000000006, 0.25, 1, "cannot be told"),  # above 0 by rounding alone
+        (0.1 + 0.2, 0.3, 1, "cannot be told"),
+        (0.25, 0.2, 1, "holds"),
+        (-0.4, 0.1, 0, "does not hold"),
+        (-0.4, 0.1, -1, "holds"),  # worse is no better
+        (0.0, 0.04, -1, "holds"),
+        (0.04, 0.04, -1, "cannot be told"),
+        (0.2, 0.1, -1, "does not hold"),
+    ],
+)
+def test_verdicts(value: float, half: float, sign: Any, verdict: str) -> None:
+    margin = 0.05 if sign != 1 else 0.0
+    assert claims.verdict(Claim("a claim", "a paper", "s", "x", "a", "b", sign, margin), value, half) == verdict
+
+
+def test_a_difference_whose_error_is_not_known_decides_nothing() -> None:
+    """Two units that agree to the last digit."""
+    a, b = (Estimate(one, one, one, 2, null=0.0, better="higher", units=Units.of_values("pair", [one, one])) for one in (0.9, 0.8))
+    found = judged([Claim("a claim", "a paper", "s", "x", "a", "b")], {("s", "x"): {"a": [a], "b": [b]}})
+    assert found["verdict"] == ["cannot be told"]
+
+
+def test_seeds_that_disagree_leave_a_claim_about_a_null_open() -> None:
+    def seeds(*values: float) -> dict[str, list[Estimate]]:
+        return {"a": [Estimate(one, one - 0.01, one + 0.01, 50, null=0.0, better="higher") for one in values]}
+
+    claim = Claim("a claim", "a paper", "s", "x", "a", None)
+    told = [judged([claim], {("s", "x"): row})["verdict"] for row in (seeds(0.4, 0.41), seeds(0.1, 0.7))]
+    assert told == [["holds"], ["cannot be told"]]
 
 
 def test_a_claim_about_what_was_not_measured_cannot_be_told() -> None:

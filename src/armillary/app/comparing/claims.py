@@ -1,8 +1,8 @@
 """Claims: what the papers say of one method against another, and whether it holds in a comparison.
 
 A claim holds where the difference has the sign that was claimed and its 95 % interval excludes 0, does not hold where the interval excludes
-0 on the other side, and cannot be told in between, or where a number is missing; nor that two are as good where neither is told from its
-null.
+0 on the other side, and cannot be told in between, or where a number or its error is missing; nor that one is as good as the other, or no
+better, where neither is told from its null.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from armillary.core.comparison import HALF, RATE, Measured, difference, over_seeds, p_null
+from armillary.core.comparison import HALF, RATE, Measured, above_null, difference, over_seeds, p_null
 from armillary.core.report import Estimate, number
 
 Verdict = Literal["holds", "does not hold", "cannot be told"]
+#: Share of a number by which rounding may move the end of its interval.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Claim:
         study: of the comparison, or how its title begins: a claim about localization is looked at in every task.
         estimate: of that study.
         ours, theirs: methods; `theirs` None for the estimate's null.
-        sign: 1 if ours is better, 0 if it is as good: holds where no difference is found that is larger than `margin`.
+        sign: 1 if ours is better; 0 if it is as good, which holds where the whole interval is within `margin` of 0; -1 if it is no better,
+            which holds where the whole interval is below `margin`.
         margin: what counts as no difference.
     """
 
@@ -37,7 +40,7 @@ class Claim:
     estimate: str
     ours: str
     theirs: str | None
-    sign: Literal[0, 1] = 1
+    sign: Literal[-1, 0, 1] = 1
     margin: float = 0.0
 
 
@@ -56,9 +59,9 @@ def _rows(claim: Claim, measured: Measured) -> Iterator[tuple[Any, ...]]:
     if not places:
         yield claim.text, claim.source, claim.study, None, None, None, "cannot be told"
     for key in places:
-        found = None if _are_both_null(claim, measured[key]) else _difference(claim, measured[key].get(claim.ours, ()), measured[key])
+        found = None if _are_both_null(claim, measured[key]) else _difference(claim, measured[key])
         where = f"{key[0]}, {key[1]}"
-        if found is None:
+        if found is None or (found[0] and not found[1]):  # units that all agree tell no error
             yield claim.text, claim.source, where, None, None, None, "cannot be told"
             continue
         value, half = found[0], HALF * found[1]
@@ -67,17 +70,23 @@ def _rows(claim: Claim, measured: Measured) -> Iterator[tuple[Any, ...]]:
 
 def verdict(claim: Claim, value: float, half: float) -> Verdict:
     """From how much better ours is, and half its interval."""
-    low, high = value - half, value + half
-    if claim.sign == 0:
-        is_near, is_far = -claim.margin <= low and high <= claim.margin, low > claim.margin or high < -claim.margin
-        return "holds" if is_near else "does not hold" if is_far else "cannot be told"
-    return "holds" if low > claim.margin else "does not hold" if high < claim.margin else "cannot be told"
+    low, high, slack = value - half, value + half, ROUNDING * (abs(value) + half)
+    is_more, is_less = low > claim.margin + slack, high < claim.margin - slack
+    if claim.sign == 1:
+        return "holds" if is_more else "does not hold" if is_less else "cannot be told"
+    is_worse = claim.sign == 0 and high < -claim.margin - slack
+    if is_more or is_worse:
+        return "does not hold"
+    is_within = high <= claim.margin + slack and (claim.sign == -1 or low >= -claim.margin - slack)
+    return "holds" if is_within else "cannot be told"
 
 
-def _difference(claim: Claim, ours: Sequence[Estimate], row: Any) -> tuple[float, float] | None:
+def _difference(claim: Claim, row: Mapping[str, Sequence[Estimate]]) -> tuple[float, float] | None:
     """By how much ours is better, and the standard error."""
-    theirs = [_null(one) for one in ours] if claim.theirs is None else row.get(claim.theirs, ())
-    found = difference(ours, theirs)
+    ours = row.get(claim.ours, ())
+    if claim.theirs is None:
+        return above_null(over_seeds(ours))
+    found = difference(ours, row.get(claim.theirs, ()))
     if found is None:
         return None
     is_lower = any(one.better == "lower" for one in ours)
@@ -85,16 +94,9 @@ def _difference(claim: Claim, ours: Sequence[Estimate], row: Any) -> tuple[float
 
 
 def _are_both_null(claim: Claim, row: Mapping[str, Sequence[Estimate]]) -> bool:
-    """Whether being as good says nothing, as neither is told from its null: nothing can be found there by anyone."""
+    """Whether being as good, or no better, says nothing, as neither is told from its null: nothing can be found there by anyone."""
     sides = [over_seeds(row.get(name, ())) for name in (claim.ours, claim.theirs) if name is not None]
-    return claim.sign == 0 and all(side.null is not None and not p_null(side) < RATE for side in sides)
-
-
-def _null(estimate: Estimate) -> Estimate:
-    """The null as an estimate without an error of its own."""
-    if estimate.null is None:
-        return Estimate.missing("no null")
-    return Estimate(estimate.null, estimate.null, estimate.null, better=estimate.better)
+    return claim.sign != 1 and all(side.null is not None and not p_null(side) < RATE for side in sides)
 
 
 def told(columns: dict[str, list[Any]]) -> str:

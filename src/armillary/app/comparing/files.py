@@ -11,7 +11,7 @@ from armillary.core.artifact import write_atomic
 from armillary.core.comparison import Comparison
 from armillary.core.comparison_view import writers
 from armillary.core.report import plain
-from armillary.errors import OutputExistsError
+from armillary.errors import InputError, OutputExistsError
 
 NAME = "comparison"
 
@@ -31,10 +31,22 @@ def save(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def refuse_another(record: Mapping[str, Any], folder: Path) -> None:
-    """Raise where a folder holds a comparison of other fits, rows or settings than a record tells."""
+    """Raise where a folder holds a comparison of other fits, rows or settings than a record tells.
+
+    Raises:
+        OutputExistsError: it does, and what is there is not replaced.
+        InputError: what is there is no comparison.
+    """
     there = folder / f"{NAME}.json"
     if not there.exists():
         return
-    told = json.loads(there.read_text())
-    if told["provenance"] != plain(record):
-        raise OutputExistsError(f"'{there}' is of another comparison ({', '.join(told['methods'])}); choose another --out")
+    try:
+        told = json.loads(there.read_text())
+        methods, before = ", ".join(told["methods"]), dict(told["provenance"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"'{there}' is no comparison ({type(error).__name__}: {error}); remove it, or choose another --out") from error
+    now = plain(record)
+    if before == now:
+        return
+    others = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+    raise OutputExistsError(f"'{there}' is of another comparison ({methods}), with other {' and '.join(others)}; choose another --out")

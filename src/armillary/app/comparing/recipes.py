@@ -21,6 +21,7 @@ from armillary.core.provenance import of_rows
 from armillary.core.pursuit import OrthogonalPursuit
 from armillary.core.rows import width
 from armillary.core.site import Site
+from armillary.errors import InputError
 from armillary.lm.model import LanguageModel
 from armillary.methods.diffmeans import DiffMeans
 from armillary.methods.kmeans import KMeans
@@ -41,11 +42,18 @@ class Budget:
         n_atoms: of the dictionary.
         n_active: of them for a row.
         label: of the documents, which differences of means are told.
+
+    Raises:
+        InputError: more atoms for a row than there are.
     """
 
     n_atoms: int
     n_active: int
     label: str
+
+    def __post_init__(self) -> None:
+        if self.n_active > self.n_atoms:
+            raise InputError(f"{self.n_active} active atoms of {self.n_atoms} cannot be; ask for fewer active ones, or for more atoms")
 
 
 @dataclass(frozen=True)

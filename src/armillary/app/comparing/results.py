@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,15 +68,16 @@ def read(path: Path, key: str) -> tuple[Found, list[str]] | None:
         if told["schema"] != SCHEMA or told["key"] != key:
             return None
         found = {name: {one: _from_json(value) for one, value in of.items()} for name, of in told["found"].items()}
-    except (ValueError, KeyError, TypeError) as error:
+        return found, [str(warning) for warning in told["warnings"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"'{path}' is no file of results ({type(error).__name__}: {error}); remove it to measure again") from error
-    return found, list(told["warnings"])
 
 
 def _to_json(estimate: Estimate) -> dict[str, Any]:
     units = estimate.units
     held = None if units is None else {name: plain(getattr(units, name)) for name in ("kind", "ids", "numerator", "denominator")}
-    return {**estimate.to_json(), "units": held}
+    infinite = {} if estimate.value is None or math.isfinite(estimate.value) else {"reason": f"the value is {estimate.value}"}
+    return {**estimate.to_json(), **infinite, "units": held}
 
 
 def _from_json(told: Mapping[str, Any]) -> Estimate:

@@ -28,5 +28,7 @@ from armillary.core.html.parts import paragraph as paragraph
 from armillary.core.html.parts import tag as tag
 from armillary.core.html.parts import token_list as token_list
 from armillary.core.html.parts import warning as warning
+from armillary.core.html.tables import Line as Line
 from armillary.core.html.tables import data_table as data_table
 from armillary.core.html.tables import estimates_table as estimates_table
+from armillary.core.html.tables import grouped_table as grouped_table

@@ -35,13 +35,14 @@ def section(title: str, *body: Content) -> Section:
     return Section(title, join(*body))
 
 
-def page(title: str, sections: Sequence[Section], *, lead: Content = "") -> str:
+def page(title: str, sections: Sequence[Section], *, lead: Content = "", is_wide: bool = False) -> str:
     """One self-contained HTML document.
 
     Args:
         title: of the window and the page.
         sections: in reading order; each is named in the navigation where there are several.
         lead: a line or two under the title.
+        is_wide: for wide tables; running text keeps its width.
     """
     anchors = _anchors([part.title for part in sections])
     bodies = [_section(part, anchor) for part, anchor in zip(sections, anchors, strict=True)]
@@ -50,7 +51,8 @@ def page(title: str, sections: Sequence[Section], *, lead: Content = "") -> str:
     header = tag("header", tag("h1", title), paragraph(lead, class_="lead") if lead else Html(""))
     skip = tag("a", "Skip to content", href="#main", class_="skip")
     body = join(skip, header, nav, tag("main", *bodies, id_="main"), tag("footer", _made_with()))
-    return f"<!doctype html>\n{tag('html', _head(title), tag('body', body, *_scripts(bodies), class_='arm'), lang='en')}\n"
+    kind = "arm wide" if is_wide else "arm"
+    return f"<!doctype html>\n{tag('html', _head(title), tag('body', body, *_scripts(bodies), class_=kind), lang='en')}\n"
 
 
 def fragment(body: Html) -> str:

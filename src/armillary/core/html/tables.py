@@ -1,8 +1,9 @@
-"""Tables: estimates with their scale from null to ceiling, and columns of data that sort."""
+"""Tables: estimates with their scale from null to ceiling, columns of data that sort, and groups of rows under the same columns."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -152,3 +153,31 @@ def _data_cell(value: Any, kind: str | None) -> Html:
 def _item(value: Any) -> Any:
     """A numpy scalar as Python's own."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+# ---------------------------------------------------------------- groups of rows
+
+
+def _breakable(name: str) -> Html:
+    """A name that may go on in the next line behind a hyphen, a dot or the like, and nowhere else."""
+    return Html(re.sub(r"([-_./:])", r"\1<wbr>", markup(name)))
+
+
+#: The head of a row and its cells, which are `td` elements.
+Line = tuple[Html, Sequence[Html]]
+
+
+def grouped_table(columns: Sequence[str], groups: Mapping[str, Sequence[Line]], *, label: str) -> Html:
+    """Rows under the same columns, in groups that each repeat the columns' names; the first column stays in sight where the rest scrolls.
+
+    Args:
+        columns: names of all but the first column.
+        groups: by name, rows.
+        label: what the table shows, for a reader who does not see it.
+    """
+    heads = [tag("th", _breakable(name), scope="col") for name in columns]
+    bodies = []
+    for name, lines in groups.items():
+        rows = [tag("tr", tag("th", head, scope="row"), *cells) for head, cells in lines]
+        bodies.append(tag("tbody", tag("tr", tag("th", name, scope="rowgroup"), *heads, class_="head"), *rows))
+    return tag("div", tag("table", *bodies, class_="grouped"), class_="sideways", tabindex=0, role="region", aria_label=label)
