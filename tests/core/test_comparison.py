@@ -15,7 +15,7 @@ from rich.console import Console
 from armillary.core.comparison import Comparison, difference, over_seeds, rows_of
 from armillary.core.comparison_view import cell_text, markdown, page, writers
 from armillary.core.report import Estimate
-from armillary.core.statistics import Units, mean_interval
+from armillary.core.statistics import Units, mean_interval, ratio_interval
 
 RNG = np.random.default_rng(0)
 HARD = RNG.normal(size=200)  # what documents have in common
@@ -185,6 +185,20 @@ def test_units_that_agree_without_an_error_prove_nothing() -> None:
 
     cells = table(a=alike(0.9), b=alike(0.8))
     assert cells["a"].standing == cells["b"].standing == "unknown"
+
+
+@pytest.mark.parametrize(("n", "standing"), [(2, "unknown"), (4, "unknown"), (5, "apart")])
+def test_a_handful_of_units_tells_nothing_apart(n: int, standing: str) -> None:
+    """Two concepts whose differences happen to be alike are no interval of 0.001."""
+    values = np.linspace(0.7, 0.9, n)
+    near = np.linspace(0, 0.001, n)
+
+    def scores(values: Any) -> Estimate:
+        units = Units.of_values("concept", values)
+        return Estimate(units.value, *ratio_interval(units), n, null=0.5, better="higher", units=units)
+
+    cells = table(a=scores(values), b=scores(values - 0.05 + near))
+    assert [cells[name].standing for name in "ab"] == [standing] * 2
 
 
 def test_a_false_discovery_among_many_equal_methods_is_rare() -> None:

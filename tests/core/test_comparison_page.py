@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from armillary.core import html
 from armillary.core.comparison_view import page
 from armillary.core.html.page import style
 from core.test_comparison import many
@@ -63,3 +64,9 @@ def test_every_mark_is_explained_beside_an_example() -> None:
     text = page(many(2))
     key = text[text.index('<dl class="key">') : text.index("</dl>")]
     assert all(mark in key for mark in "★°≈?–") and key.count("<dt") == key.count("<dd>") == 6
+
+
+def test_names_break_at_their_joints_and_cannot_become_markup() -> None:
+    hostile = "<img src=x>-sae"
+    text = html.grouped_table([hostile], {hostile: [(html.markup(hostile), [html.tag("td", hostile)])]}, label=hostile)
+    assert "<img" not in text and '<th scope="col">&lt;img src=x&gt;-<wbr>sae</th>' in text

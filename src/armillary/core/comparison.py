@@ -26,7 +26,7 @@ import numpy as np
 from scipy import stats
 
 from armillary.core.report import Estimate, plain
-from armillary.core.statistics import LEVEL, Units, benjamini_hochberg, paired_difference, ratio_interval
+from armillary.core.statistics import FEWEST, LEVEL, Units, benjamini_hochberg, n_compared, paired_difference, ratio_interval
 
 #: Half a 95 % interval in standard errors, and the false-discovery rate.
 HALF, RATE = float(stats.norm.ppf((1 + LEVEL) / 2)), 0.05
@@ -172,11 +172,13 @@ def difference(ours: Sequence[Estimate], theirs: Sequence[Estimate]) -> tuple[fl
 
 
 def _difference(ours: Estimate, theirs: Estimate) -> tuple[float, float] | None:
-    """Of two estimates, over units alone."""
+    """Of two estimates, over units alone; None of fewer than `FEWEST`."""
     if ours.value is None or theirs.value is None:
         return None
     if ours.units is not None and theirs.units is not None and ours.units.kind == theirs.units.kind:
         value, low, high = paired_difference(ours.units, theirs.units)
+        if n_compared(ours.units, theirs.units) < FEWEST:
+            return None
         if low is not None and high is not None:
             return value, (high - low) / (2 * HALF)
     errors = [error for one in (ours, theirs) if (error := _error(one)) is not None]
@@ -266,9 +268,10 @@ def _worth(cell: Estimate) -> float:
 
 
 def above_null(cell: Estimate) -> tuple[float, float] | None:
-    """By how much an estimate is better than its null (or larger, where no way is better), and the standard error; None without either."""
+    """By how much an estimate is better than its null (or larger, where no way is better), and the standard error; None without either, or
+    of fewer than `FEWEST` units."""
     error = _error(cell)
-    if cell.value is None or cell.null is None or error is None:
+    if cell.value is None or cell.null is None or error is None or (cell.units is not None and len(cell.units) < FEWEST):
         return None
     return (cell.null - cell.value if cell.better == "lower" else cell.value - cell.null), error
 
