@@ -17,6 +17,7 @@ from armillary.app.comparing import claims, files, results
 from armillary.app.comparing.claims import Claim, judged
 from armillary.app.comparing.recipes import Budget
 from armillary.app.comparing.run import Asked, More, apart, by_method, compare, record_of
+from armillary.core.comparison_view import markdown, page
 from armillary.core.config import Config
 from armillary.core.report import Estimate, Report, plain
 from armillary.core.rows import TensorRows
@@ -106,6 +107,15 @@ def test_a_fit_that_is_refused_is_missing_and_says_why(tmp_path: Path, counting:
     (size, _) = compare([Asked("counting", Settings())], some, folder=tmp_path, title="t").rows
     assert size.cells["large"].standing == "missing" and size.cells["large"].estimate.reason == "too many features"
     assert size.cells["pca"].standing == "apart"
+
+
+@pytest.mark.parametrize("shown", [("size", "l0"), ()])
+def test_a_study_that_refuses_every_fit_says_why(shown: tuple[str, ...], tmp_path: Path, counting: Counting) -> None:
+    some = [Subject(arm.PCA(n_components=6).fit(X), name=name) for name in ("one", "two")]
+    found = compare([Asked("counting", Settings(), shown=shown)], some, folder=tmp_path, title="t")
+    assert [row.name for row in found.rows] == (list(shown) or [""])
+    assert {cell.estimate.reason for row in found.rows for cell in row.cells.values()} == {"too many features"}
+    assert "too many features" in markdown(found) and "too many features" in page(found)
 
 
 def test_fits_of_one_name_are_refused(tmp_path: Path, counting: Counting) -> None:

@@ -28,4 +28,5 @@ def _command(module: Any, name: str) -> click.Command:
         result = module.run(module.Settings(**given(ctx, module.Settings.model_fields)), say=screen.remark)
         screen.answer(result.facts, *result.shown, str(result.report))
 
-    return Command(name, params=of_config(module.Settings), callback=run, help=help_text(module.__doc__))
+    told = {"params": of_config(module.Settings), "callback": run, "help": help_text(module.__doc__)}
+    return Command(name, resumes=name in replications.RESUMED, **told)

@@ -275,12 +275,13 @@ def apart(report: Report, labels: Sequence[str]) -> Found:
 
 
 def _measured(asked: Sequence[Asked], found: Mapping[str, Found], columns: Mapping[str, Sequence[str]]) -> Measured:
-    """By study and estimate, by method, an estimate per seed; a study that refused a fit is missing in all its rows."""
+    """By study and estimate, by method, an estimate per seed; a study that refused a fit is missing in all its rows,
+    and one that refused every fit in the rows it would have had."""
     table: dict[tuple[str, str], dict[str, list[Estimate]]] = {}
     for one in asked:
         of = found[one.title]
-        names = dict.fromkeys(name for estimates in of.values() for name in estimates if name and one.shows(name))
-        for name in names:
+        names = list(dict.fromkeys(name for estimates in of.values() for name in estimates if name and one.shows(name)))
+        for name in names or one.shown or ("",):
             table[one.title, name] = {method: [_of(of, label, name) for label in labels] for method, labels in columns.items()}
     return table
 

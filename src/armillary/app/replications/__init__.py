@@ -2,7 +2,8 @@
 
     armillary replicate semi-nmf --model gpt2 --out runs/weekdays
 
-A replication is a module with `Settings`, whose fields are its options, and `run(settings, say=...) -> Result`.
+A replication is a module with `Settings`, whose fields are its options, and `run(settings, say=...) -> Result`. Those in `RESUMED` go on
+where they were when they are asked for again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ REPLICATIONS: dict[str, str] = {
     "comparison": "armillary.app.replications.comparison",
     "semi-nmf": "armillary.app.replications.weekdays",
 }
+
+#: Replications that keep what is done when they are interrupted.
+RESUMED = frozenset({"comparison"})
 
 #: Told each step in a line.
 Say = Callable[[str], None]

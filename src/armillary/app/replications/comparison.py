@@ -53,7 +53,7 @@ CLAIMS = (
     Claim("neuron groups steer better than a sparse autoencoder's features", GROUPS, "steering", "score", "snmf", "sae"),
     Claim("neuron groups steer better than differences of means", GROUPS, "steering", "above_diffmeans", "snmf", None),
     Claim("differences of means detect concepts better than a sparse autoencoder", AXBENCH, "concepts", "auroc", "diffmeans", "sae"),
-    Claim("an autoencoder localizes no better than single dimensions", MIB, "localization", "iia", "sae", "dimensions", 0, margin=0.05),
+    Claim("an autoencoder localizes no better than single dimensions", MIB, "localization", "iia", "sae", "dimensions", -1, margin=0.05),
     Claim("DAS localizes better than a sparse autoencoder", MIB, "localization", "iia", "das", "sae"),
     Claim("one feature of an autoencoder tells more than one dimension", PROBES, "probing", "above_raw_1", "sae", None),
 )
