@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ import armillary as arm
 from armillary import studies
 from armillary.app.comparing import claims, files, results
 from armillary.app.comparing.claims import Claim, judged
-from armillary.app.comparing.recipes import Budget
+from armillary.app.comparing.recipes import Budget, Recipe
 from armillary.app.comparing.run import Asked, More, apart, by_method, compare, record_of
+from armillary.app.replications import comparison
 from armillary.core.comparison_view import markdown, page
 from armillary.core.config import Config
 from armillary.core.report import Estimate, Report, plain
@@ -24,7 +26,7 @@ from armillary.core.rows import TensorRows
 from armillary.core.statistics import Units, mean_interval
 from armillary.core.study import Subject, as_subjects
 from armillary.core.task import Pair, Prompt, Task
-from armillary.errors import InputError, OutputExistsError
+from armillary.errors import InputError, MismatchError, OutputExistsError
 from armillary.studies.together import together
 
 X = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
@@ -309,3 +311,24 @@ def test_seeds_that_disagree_leave_a_claim_about_a_null_open() -> None:
 def test_a_claim_about_what_was_not_measured_cannot_be_told() -> None:
     found = judged([Claim("a claim", "a paper", "steering", "area", "a", "b")], {})
     assert found["verdict"] == ["cannot be told"] and found["difference"] == [None]
+
+
+def test_what_an_encoder_learnt_does_not_part_seeds() -> None:
+    rows = TensorRows(X.abs())
+    fits = [arm.SemiNMF(n_features=4, target_l0=2).fit(rows, seed=seed) for seed in (0, 1)]
+    assert len({vars(fit.encoder)["price"] for fit in fits}) == 2
+    assert list(by_method([Subject(fit, name=f"snmf-s{i}") for i, fit in enumerate(fits)])) == ["snmf"]
+
+
+def test_fits_of_another_seed_are_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(lambda lm, stored, budget, seed: arm.PCA(n_components=2).fit(X, seed=seed))
+    monkeypatch.setattr(comparison, "RECIPES", {"pca": recipe})
+    stored: Any = SimpleNamespace(stream=(ROWS, ROWS))
+    lm: Any = None
+
+    def fits(seed: int) -> Any:
+        return comparison._fits(lm, stored, comparison.Settings(seed=seed, out=str(tmp_path)), lambda line: None)
+
+    assert fits(0)["pca"].provenance["seed"] == fits(0)["pca"].provenance["seed"] == 0
+    with pytest.raises(MismatchError, match=r"pca' was fitted with seed 0, not 1; choose another --out"):
+        fits(1)

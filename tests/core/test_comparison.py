@@ -201,6 +201,33 @@ def test_a_handful_of_units_tells_nothing_apart(n: int, standing: str) -> None:
     assert [cells[name].standing for name in "ab"] == [standing] * 2
 
 
+@pytest.mark.parametrize("n_seeds", [2, 3])
+def test_few_seeds_that_happen_to_agree_are_no_discovery(n_seeds: int) -> None:
+    """Of hundreds of cells over two seeds some agree by chance; a normal tail calls them sure."""
+    false = 0
+    for i in range(20):
+        rng = np.random.default_rng(i)
+        measured = {("s", f"row {row}"): {name: seeds_of(rng, n_seeds) for name in "abcdef"} for row in range(15)}
+        rows = rows_of(measured, list("abcdef"))
+        false += any(cell.standing != "null" for row in rows for cell in row.cells.values())
+    assert false <= 2
+
+
+def seeds_of(rng: np.random.Generator, n_seeds: int) -> list[Estimate]:
+    """Nothing above a null of 0, with seeds that differ more than units."""
+    units = [Units.of_values("document", rng.normal() + 0.1 * rng.normal(size=40)) for _ in range(n_seeds)]
+    return [Estimate(one.value, *ratio_interval(one, n_samples=100), 40, null=0.0, better="higher", units=one) for one in units]
+
+
+def test_units_that_differ_alike_are_told_apart_by_their_own_intervals() -> None:
+    right, wrong = (Units.of_values("pair", np.full(96, value)) for value in (1.0, 0.0))
+    cells = table(
+        a=Estimate(1.0, 0.96, 1.0, 96, null=0.3, better="higher", units=right),
+        b=Estimate(0.0, 0.0, 0.04, 96, null=0.3, better="higher", units=wrong),
+    )
+    assert cells["a"].standing == "apart" and cells["a"].is_best
+
+
 def test_a_false_discovery_among_many_equal_methods_is_rare() -> None:
     """Twenty methods that are all the same: hardly one is called apart from its neighbours."""
     cells = table(**{f"m{i}": scored(2.0, seed=100 + i) for i in range(20)})

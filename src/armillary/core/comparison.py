@@ -9,7 +9,8 @@ all seeds share the documents but not the features, and the seeds, of which S ar
 
     half an interval = sqrt((1.96 se_units)^2 + (t_{S-1} sd_seeds / sqrt(S))^2)
 
-With two seeds t is 12.7, so that little is told apart unless they agree; with three it is 4.3.
+With two seeds t is 12.7, with three 4.3; and far out, where the control over a whole table looks, its tails are heavier still: p-values are
+of a t with the degrees of freedom of the units, or of the seeds where those are fewer.
 
 Letters: S seeds.
 """
@@ -20,7 +21,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -127,7 +128,7 @@ def rows_of(measured: Measured, methods: Sequence[str]) -> tuple[Row, ...]:
     """The rows of a comparison, with what can be told of each cell."""
     pooled = {key: {name: over_seeds(found.get(name, ())) for name in methods} for key, found in measured.items()}
     orders = {key: _order(cells) for key, cells in pooled.items()}
-    p: dict[tuple[Any, ...], float] = {(key, name): p_null(cell) for key, cells in pooled.items() for name, cell in cells.items()}
+    p: dict[tuple[Any, ...], float] = {(key, name): p_null(measured[key].get(name, ())) for key, cells in pooled.items() for name in cells}
     pairs = [(key, better, worse) for key, order in orders.items() for better, worse in itertools.pairwise(order)]
     p |= {(key, better, worse): _p_better(measured[key][better], measured[key][worse]) for key, better, worse in pairs}
     q = dict(zip(p, benjamini_hochberg(list(p.values())).tolist(), strict=True))
@@ -162,16 +163,47 @@ def over_seeds(found: Sequence[Estimate]) -> Estimate:
     return replace(pooled, low=pooled.value - half, high=pooled.value + half)
 
 
-def difference(ours: Sequence[Estimate], theirs: Sequence[Estimate]) -> tuple[float, float] | None:
-    """Difference of the means over seeds and its standard error, paired on units where there are some; None where nothing tells an error.
+class Gap(NamedTuple):
+    """How far apart two numbers are.
+
+    Args:
+        value: one minus the other.
+        error: so large that `HALF` of it is half a 95 % interval.
+        freedom: degrees of freedom behind the error: with few, large gaps are much less rare than a normal tail says.
+    """
+
+    value: float
+    error: float
+    freedom: float = math.inf
+
+    @property
+    def p(self) -> float:
+        """Chance of a gap as large as this one where there is none; NaN for a gap whose error is 0, as of too few units that agree."""
+        if not self.error > 0:
+            return math.nan if self.value else 1.0
+        wide = float(stats.t.ppf((1 + LEVEL) / 2, self.freedom)) / HALF
+        return float(stats.t.sf(self.value / self.error * wide, self.freedom))
+
+
+def difference(ours: Sequence[Estimate], theirs: Sequence[Estimate]) -> Gap | None:
+    """Difference of the means over seeds, paired on units where there are some; None where nothing tells an error.
 
     Seeds of two methods have nothing in common, so what differs between them is added for either side.
     """
     found = _difference(_pooled(ours), _pooled(theirs))
-    return None if found is None else (found[0], _with_seeds(found[1], ours, theirs))
+    return None if found is None else _gap(found, ours, theirs)
 
 
-def _difference(ours: Estimate, theirs: Estimate) -> tuple[float, float] | None:
+def _gap(units: Gap, *sides: Sequence[Estimate]) -> Gap:
+    """A gap over units alone with what differs between seeds, and the fewer degrees of freedom of the two.
+
+    Weighing them by the variances (Satterthwaite 1946) would trust two seeds that happen to agree.
+    """
+    _, freedom = _between(*sides)
+    return Gap(units.value, _with_seeds(units.error, *sides), min(units.freedom, freedom))
+
+
+def _difference(ours: Estimate, theirs: Estimate) -> Gap | None:
     """Of two estimates, over units alone; None of fewer than `FEWEST`."""
     if ours.value is None or theirs.value is None:
         return None
@@ -179,10 +211,15 @@ def _difference(ours: Estimate, theirs: Estimate) -> tuple[float, float] | None:
         value, low, high = paired_difference(ours.units, theirs.units)
         if n_compared(ours.units, theirs.units) < FEWEST:
             return None
-        if low is not None and high is not None:
-            return value, (high - low) / (2 * HALF)
+        if low is not None and high is not None and high > low:  # units that all differ alike tell no error of the difference
+            return Gap(value, (high - low) / (2 * HALF), n_compared(ours.units, theirs.units) - 1)
     errors = [error for one in (ours, theirs) if (error := _error(one)) is not None]
-    return (ours.value - theirs.value, math.hypot(*errors)) if len(errors) == 2 else None
+    freedom = min(_unit_freedom(ours), _unit_freedom(theirs))
+    return Gap(ours.value - theirs.value, math.hypot(*errors), freedom) if len(errors) == 2 else None
+
+
+def _unit_freedom(estimate: Estimate) -> float:
+    return math.inf if estimate.units is None else max(1, len(estimate.units) - 1)
 
 
 def _pooled(found: Sequence[Estimate]) -> Estimate:
@@ -219,13 +256,16 @@ def _with_seeds(error: float, *sides: Sequence[Estimate]) -> float:
 
     One seed says nothing of others and adds nothing; degrees of freedom of two sides after Welch (1947).
     """
+    between, freedom = _between(*sides)
+    return math.hypot(error, float(stats.t.ppf((1 + LEVEL) / 2, freedom)) / HALF * math.sqrt(between)) if between else error
+
+
+def _between(*sides: Sequence[Estimate]) -> tuple[float, float]:
+    """Variance of means over seeds, of all sides together, and its degrees of freedom; 0 of one seed each."""
     seeds = [[one.value for one in _known(found)] for found in sides]
     parts = [(float(np.var(np.array(values, np.float64), ddof=1)) / len(values), len(values) - 1) for values in seeds if len(values) > 1]
     between = sum(part for part, _ in parts)
-    if not between:
-        return error
-    freedom = 1 / sum((part / between) ** 2 / n for part, n in parts)
-    return math.hypot(error, float(stats.t.ppf((1 + LEVEL) / 2, freedom)) / HALF * math.sqrt(between))
+    return between, 1 / sum((part / between) ** 2 / n for part, n in parts) if between else math.inf
 
 
 def _known(found: Sequence[Estimate]) -> list[Estimate]:
@@ -267,30 +307,28 @@ def _worth(cell: Estimate) -> float:
 # ---------------------------------------------------------------- tests
 
 
-def above_null(cell: Estimate) -> tuple[float, float] | None:
-    """By how much an estimate is better than its null (or larger, where no way is better), and the standard error; None without either, or
-    of fewer than `FEWEST` units."""
-    error = _error(cell)
-    if cell.value is None or cell.null is None or error is None or (cell.units is not None and len(cell.units) < FEWEST):
+def above_null(found: Sequence[Estimate]) -> Gap | None:
+    """By how much the mean over seeds is better than its null (or larger, where no way is better); None without either, or of fewer than
+    `FEWEST` units."""
+    cell = over_seeds(found)
+    pooled = _pooled(found)
+    if cell.value is None or cell.null is None or _error(cell) is None or (pooled.units is not None and len(pooled.units) < FEWEST):
         return None
-    return (cell.null - cell.value if cell.better == "lower" else cell.value - cell.null), error
+    value = cell.null - cell.value if cell.better == "lower" else cell.value - cell.null
+    return _gap(Gap(value, _error(pooled) or 0.0, _unit_freedom(pooled)), found)
 
 
-def p_null(cell: Estimate) -> float:
+def p_null(found: Sequence[Estimate]) -> float:
     """Of being no better than the null (or no different, where no way is better); NaN where there is no test."""
+    cell = over_seeds(found)
     if cell.value is None or cell.null is None:
         return math.nan
     if cell.p is not None:
         return cell.p
-    found = above_null(cell)
-    if found is None:
+    gap = above_null(found)
+    if gap is None:
         return math.nan
-    return _tail(*found) if cell.better != "neither" else 2 * _tail(abs(found[0]), found[1])
-
-
-def _tail(gap: float, error: float) -> float:
-    """Chance of a gap as large as this one where there is none; NaN for a gap whose error is 0, as of too few units that agree."""
-    return float(stats.norm.sf(gap / error)) if error > 0 else (math.nan if gap else 1.0)
+    return gap.p if cell.better != "neither" else 2 * gap._replace(value=abs(gap.value)).p
 
 
 def _p_better(better: Sequence[Estimate], worse: Sequence[Estimate]) -> float:
@@ -298,8 +336,8 @@ def _p_better(better: Sequence[Estimate], worse: Sequence[Estimate]) -> float:
     found = difference(better, worse)
     if found is None:
         return math.nan
-    gap = -found[0] if any(one.better == "lower" for one in better) else found[0]
-    return 2 * _tail(gap, found[1]) if gap > 0 else 1.0
+    value = -found.value if any(one.better == "lower" for one in better) else found.value
+    return 2 * found._replace(value=value).p if value > 0 else 1.0
 
 
 def _standing(cell: Estimate, q_null: float, q_apart: Sequence[float]) -> Standing:

@@ -71,9 +71,9 @@ def _budget(it: Comparison) -> Table:
     table.add_column("budget")
     names = list(dict.fromkeys(name for of in it.budget.values() for name in of))
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for method in it.methods:
-        table.add_row(method, *(number(it.budget.get(method, {}).get(name)) for name in names))
+        table.add_row(Text(method), *(number(it.budget.get(method, {}).get(name)) for name in names))
     return table
 
 
@@ -95,9 +95,9 @@ def _wide(rows: Sequence[Row], methods: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", max_width=ESTIMATE)
     for name in (*methods, "null"):
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for row in rows:
-        table.add_row(row_name(row), *(_text(row.cells[name]) for name in methods), Text(null_text(row), style="dim"))
+        table.add_row(Text(row_name(row)), *(_text(row.cells[name]) for name in methods), Text(null_text(row), style="dim"))
     return table
 
 
@@ -106,9 +106,9 @@ def _turned(rows: Sequence[Row], methods: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", min_width=max(map(len, methods)))
     for row in rows:
-        table.add_column(row_name(row), justify="right", min_width=CELL - 2)
+        table.add_column(Text(row_name(row)), justify="right", min_width=CELL - 2)
     for name in methods:
-        table.add_row(name, *(_text(row.cells[name]) for row in rows))
+        table.add_row(Text(name), *(_text(row.cells[name]) for row in rows))
     table.add_row(Text("null", style="dim"), *(Text(null_text(row), style="dim") for row in rows))
     return table
 
@@ -120,7 +120,7 @@ def _tall(rows: Sequence[Row], methods: Sequence[str]) -> Table:
         table.add_column(overflow="fold")
     for row in rows:
         for i, name in enumerate(methods):
-            table.add_row(row_name(row) if i == 0 else "", name, _text(row.cells[name]))
+            table.add_row(Text(row_name(row) if i == 0 else ""), Text(name), _text(row.cells[name]))
         table.add_row("", Text("null", style="dim"), Text(null_text(row), style="dim"))
     return table
 
@@ -129,7 +129,7 @@ def _listed(columns: Mapping[str, Sequence[Any]]) -> Table:
     """All rows of a further table, long text folded."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name, column in columns.items():
-        table.add_column(name, justify="right" if is_numeric(column) else "left", overflow="fold")
+        table.add_column(Text(name), justify="right" if is_numeric(column) else "left", overflow="fold")
     for row in zip(*columns.values(), strict=True):
         table.add_row(*(Text(table_text(cell)) for cell in row))
     return table

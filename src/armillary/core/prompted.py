@@ -214,8 +214,9 @@ def activations_at(
 
     def find(new: list[int]) -> list[Tensor]:
         which = sorted({i // len(places) for i in new})
+        row = {i: n for n, i in enumerate(which)}
         found = _activations_at(model, [prompts[i] for i in which], places, batch_tokens)
-        return [found[places[i % len(places)]][which.index(i // len(places))] for i in new]
+        return [found[places[i % len(places)]][row[i // len(places)]] for i in new]
 
     values = remembered(model, "activations", keys, find)
     return {place: torch.stack(values[i :: len(places)]) for i, place in enumerate(places)} if prompts else {}

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from armillary.core.comparison import HALF, RATE, Measured, above_null, difference, over_seeds, p_null
+from armillary.core.comparison import HALF, RATE, Gap, Measured, above_null, difference, over_seeds, p_null
 from armillary.core.report import Estimate, number
 
 Verdict = Literal["holds", "does not hold", "cannot be told"]
@@ -61,10 +61,10 @@ def _rows(claim: Claim, measured: Measured) -> Iterator[tuple[Any, ...]]:
     for key in places:
         found = None if _are_both_null(claim, measured[key]) else _difference(claim, measured[key])
         where = f"{key[0]}, {key[1]}"
-        if found is None or (found[0] and not found[1]):  # units that all agree tell no error
+        if found is None or (found.value and not found.error):  # units that all agree tell no error
             yield claim.text, claim.source, where, None, None, None, "cannot be told"
             continue
-        value, half = found[0], HALF * found[1]
+        value, half = found.value, HALF * found.error
         yield claim.text, claim.source, where, value, value - half, value + half, verdict(claim, value, half)
 
 
@@ -81,22 +81,22 @@ def verdict(claim: Claim, value: float, half: float) -> Verdict:
     return "holds" if is_within else "cannot be told"
 
 
-def _difference(claim: Claim, row: Mapping[str, Sequence[Estimate]]) -> tuple[float, float] | None:
-    """By how much ours is better, and the standard error."""
+def _difference(claim: Claim, row: Mapping[str, Sequence[Estimate]]) -> Gap | None:
+    """By how much ours is better."""
     ours = row.get(claim.ours, ())
     if claim.theirs is None:
-        return above_null(over_seeds(ours))
+        return above_null(ours)
     found = difference(ours, row.get(claim.theirs, ()))
     if found is None:
         return None
     is_lower = any(one.better == "lower" for one in ours)
-    return (-found[0] if is_lower else found[0]), found[1]
+    return found._replace(value=-found.value) if is_lower else found
 
 
 def _are_both_null(claim: Claim, row: Mapping[str, Sequence[Estimate]]) -> bool:
     """Whether being as good, or no better, says nothing, as neither is told from its null: nothing can be found there by anyone."""
-    sides = [over_seeds(row.get(name, ())) for name in (claim.ours, claim.theirs) if name is not None]
-    return claim.sign != 1 and all(side.null is not None and not p_null(side) < RATE for side in sides)
+    sides = [row.get(name, ()) for name in (claim.ours, claim.theirs) if name is not None]
+    return claim.sign != 1 and all(over_seeds(side).null is not None and not p_null(side) < RATE for side in sides)
 
 
 def told(columns: dict[str, list[Any]]) -> str:

@@ -38,7 +38,7 @@ ASIDE = ("n_features", "kept")
 SETTINGS: dict[Budget, dict[str, dict[str, Any]]] = {
     "small": {
         "fidelity": {"n_tokens": 20_000, "max_rows": 100_000},
-        "concepts": {"n_documents": 2_000, "max_concepts": 20, "n_draws": 400},
+        "concepts": {"n_documents": 2_000, "max_concepts": 20, "n_draws": 1000},
         "probing": {"n_documents": 2_000, "max_concepts": 12, "ks": (1, 5, 20), "n_train": 400, "n_test": 400},
         "absorption": {"n_rows": 8_000, "n_draws": 3},
         "labels": {"n_features": 12, "n_active": 15, "n_silent": 15, "max_rows": 60_000},
@@ -46,6 +46,7 @@ SETTINGS: dict[Budget, dict[str, dict[str, Any]]] = {
         "localization": {"max_pairs": 96, "penalties": (0.01,), "n_steps": (30,), "n_random": 3},
     },
     "full": {
+        "concepts": {"n_draws": 4000},  # a p-value is no smaller than one draw in all, and must pass the control over the whole table
         "labels": {"n_features": 50},
         "steering": {"n_features": 24, "n_continuations": 3},
         "localization": {"max_pairs": None},

@@ -190,6 +190,8 @@ def _recipe(subject: Subject) -> str:
         return subject.label
     made = {name: what.provenance.get(name) for name in MADE}
     encoder = {name: value for name, value in vars(what.encoder).items() if isinstance(value, str | int | float | bool)}
+    if (made["options"] or {}).get("target_l0") is not None:
+        encoder.pop("price", None)  # which was learnt, and so is another for every seed
     return repr((made, type(what.encoder).__name__, encoder, what.inputs, what.targets, what.n_features))
 
 

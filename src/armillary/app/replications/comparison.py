@@ -143,6 +143,8 @@ def _fits(lm: LanguageModel, stored: Stored, settings: Settings, say: Say) -> di
                 say(f"fitting {label}")
                 recipe.make(lm, stored, budget, seed).save(place)
             found[label] = load_fit(place)
+            if (made_with := found[label].provenance.get("seed", seed)) != seed:
+                raise MismatchError(f"'{place}' was fitted with seed {made_with}, not {seed}; choose another --out")
     return found
 
 
