@@ -42,7 +42,7 @@ SETTINGS: dict[Budget, dict[str, dict[str, Any]]] = {
         "probing": {"n_documents": 2_000, "max_concepts": 12, "ks": (1, 5, 20), "n_train": 400, "n_test": 400},
         "absorption": {"n_rows": 8_000, "n_draws": 3},
         "labels": {"n_features": 12, "n_active": 15, "n_silent": 15, "max_rows": 60_000},
-        "steering": {"n_features": 6, "n_prompts": 3, "n_tokens": 24, "targets": (0.05, 0.15, 0.5), "alphas": (0.3, 0.6, 1.0)},
+        "steering": {"n_features": 10, "n_prompts": 3, "n_tokens": 24, "targets": (0.05, 0.15, 0.5), "alphas": (0.3, 0.6, 1.0)},
         "localization": {"max_pairs": 96, "penalties": (0.01,), "n_steps": (30,), "n_random": 3},
     },
     "full": {
