@@ -23,13 +23,13 @@ def test_a_single_report_stays_as_it_is() -> None:
 
 
 def test_subjects_lie_side_by_side() -> None:
-    whole = together("study", [one("a", [3.0, 4.0, 5.0]), one("a", [1.0, 2.0, 3.0])])
+    whole = together("study", [one("a", [3.0, 4.0, 5.0, 3.0, 5.0]), one("a", [1.0, 2.0, 3.0, 1.0, 3.0])])
     assert list(whole.estimates) == ["a: score", "a #2: score"]
     assert whole.tables["subjects"] == {"subject": ["a", "a #2"], "score": [4.0, 2.0]}
     assert whole.tables["differences"]["against"] == ["a #2"]
     assert whole.tables["differences"]["difference"] == [2.0]
     assert whole.tables["differences"]["verdict"] == ["better"]
-    assert whole.tables["a #2: table"] == {"x": [1.0, 2.0, 3.0]}
+    assert whole.tables["a #2: table"] == {"x": [1.0, 2.0, 3.0, 1.0, 3.0]}
     assert [trace["name"] for trace in whole.figures["figure"]["data"]] == ["a", "a #2"]
     assert list(whole.notes) == ["same"]
     assert list(whole.warnings) == ["a: careful", "a #2: careful"]

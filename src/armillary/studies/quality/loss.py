@@ -184,7 +184,7 @@ def parts(tokens: Tokens, sequences: Ints, batch_tokens: int) -> Iterator[Part]:
     """The chosen sequences in groups of at most `batch_tokens` tokens with padding (at least one sequence each)."""
     group: list[int] = []
     longest = 0
-    for sequence in sequences[np.argsort(tokens.lengths[sequences], kind="stable")]:  # alike in length, so that little is padding
+    for sequence in sequences:
         length = int(tokens.lengths[sequence])
         if group and (len(group) + 1) * max(longest, length) > batch_tokens:
             yield _part(tokens, group)
