@@ -182,6 +182,7 @@ class _Dense:
         self.total = np.zeros((n, n_features))
 
     def add(self, codes: Codes, place: Ints) -> None:
+        """Take in the codes of some tokens, each of the document at its place [N]."""
         value = codes.dense().double().cpu().numpy()
         if not (np.diff(place) >= 0).all():  # rows in stored order need no sorting
             order = np.argsort(place, kind="stable")
